@@ -1,0 +1,341 @@
+//! The `data` map of a request or an answer, kept as the bytes it travels in.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use rmp::encode;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::ProtoError,
+    limits::MAX_NESTING_DEPTH,
+    msgpack::{self, Scanner},
+};
+
+/// A MessagePack map with string keys: what a request carries and what an answer brings.
+///
+/// It holds validated bytes (whole, at most [`MAX_NESTING_DEPTH`] deep, at most
+/// [`MAX_ELEMENTS`](crate::limits::MAX_ELEMENTS) values), shared and never changed, so a clone is
+/// cheap. Received payloads are slices of the frame they came in.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Payload {
+    bytes: Bytes,
+}
+
+impl Payload {
+    /// The map without entries.
+    pub fn empty() -> Self {
+        Self {
+            bytes: Bytes::from_static(&[0x80]),
+        }
+    }
+
+    /// Takes MessagePack bytes that hold exactly one map with string keys.
+    pub fn from_bytes(bytes: impl Into<Bytes>) -> Result<Self, ProtoError> {
+        let bytes = bytes.into();
+        let mut scanner = Scanner::new(&bytes);
+        skip_data(&mut scanner)?;
+        scanner.finish()?;
+        Ok(Self { bytes })
+    }
+
+    /// Serializes a struct or a map straight to bytes, without a value tree in between.
+    ///
+    /// Top-level keys that are not strings become their decimal or textual form, as in the
+    /// published package.
+    ///
+    /// # Errors
+    ///
+    /// When `value` is not a map, or refuses to serialize.
+    pub fn from_typed<T: Serialize + ?Sized>(value: &T) -> Result<Self, ProtoError> {
+        let mut bytes = Vec::with_capacity(128);
+        msgpack::to_writer(&mut bytes, value)?;
+        if Scanner::new(&bytes).map()?.is_none() {
+            return Err(ProtoError::Serialize(
+                "expected map from serialized struct".into(),
+            ));
+        }
+        match Self::from_bytes(bytes.clone()) {
+            Err(ProtoError::Field { field: "data", .. }) => Self::with_textual_keys(&bytes),
+            other => other,
+        }
+    }
+
+    /// Encodes a map of dynamic values.
+    pub fn from_map(map: &HashMap<String, rmpv::Value>) -> Result<Self, ProtoError> {
+        let mut bytes = Vec::with_capacity(16 + map.len() * 32);
+        write_map_head(&mut bytes, map.len())?;
+        for (key, value) in map {
+            write_entry(&mut bytes, key, value)?;
+        }
+        Self::from_bytes(bytes)
+    }
+
+    /// Decodes into a map of dynamic values. Of entries with the same key, the last one counts.
+    pub fn to_map(&self) -> Result<HashMap<String, rmpv::Value>, ProtoError> {
+        let mut map = HashMap::with_capacity(self.len().min(1024));
+        for (key, raw) in self.entries() {
+            let value =
+                rmpv::decode::read_value_with_max_depth(&mut &raw[..], MAX_NESTING_DEPTH * 2)
+                    .map_err(|e| ProtoError::Deserialize(e.to_string()))?;
+            map.insert(key.to_owned(), value);
+        }
+        Ok(map)
+    }
+
+    /// Decodes into a type, which may borrow strings and binary data from the payload.
+    pub fn deserialize<'de, T: Deserialize<'de>>(&'de self) -> Result<T, ProtoError> {
+        let mut de = rmp_serde::Deserializer::from_read_ref(&self.bytes[..]).with_human_readable();
+        de.set_max_depth(MAX_NESTING_DEPTH + 1);
+        T::deserialize(&mut de).map_err(|e| ProtoError::Deserialize(e.to_string()))
+    }
+
+    /// Returns an entry's value in MessagePack, without a copy.
+    pub fn get(&self, key: &str) -> Option<Bytes> {
+        self.entries()
+            .find(|(k, _)| *k == key)
+            .map(|(_, raw)| self.bytes.slice_ref(raw))
+    }
+
+    /// Returns the content of a binary entry, without a copy. `None` where there is no entry of
+    /// that name or it holds something else.
+    pub fn get_bin(&self, key: &str) -> Option<Bytes> {
+        let (_, raw) = self.entries().find(|(k, _)| *k == key)?;
+        let content = Scanner::new(raw).bin().ok()??;
+        Some(self.bytes.slice_ref(content))
+    }
+
+    /// Iterates over the entries in their order on the wire: key, and value in MessagePack.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        let mut scanner = Scanner::new(&self.bytes);
+        let left = scanner.map().ok().flatten().unwrap_or(0);
+        (0..left).map_while(move |_| {
+            let key = std::str::from_utf8(scanner.str_bytes().ok()??).ok()?;
+            let start = scanner.pos();
+            scanner.skip().ok()?;
+            Some((key, &self.bytes[start..scanner.pos()]))
+        })
+    }
+
+    /// Returns the number of entries.
+    pub fn len(&self) -> usize {
+        Scanner::new(&self.bytes).map().ok().flatten().unwrap_or(0)
+    }
+
+    /// Whether there are no entries.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Returns the map in MessagePack.
+    pub fn as_bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// Wraps bytes that [`skip_data`] has stepped over.
+    pub(crate) fn from_checked(bytes: Bytes) -> Self {
+        Self { bytes }
+    }
+
+    fn with_textual_keys(bytes: &[u8]) -> Result<Self, ProtoError> {
+        let tree = rmpv::decode::read_value_with_max_depth(&mut &bytes[..], MAX_NESTING_DEPTH * 2)
+            .map_err(|e| ProtoError::Serialize(e.to_string()))?;
+        let rmpv::Value::Map(entries) = tree else {
+            return Err(ProtoError::Serialize(
+                "expected map from serialized struct".into(),
+            ));
+        };
+        let mut out = Vec::with_capacity(bytes.len());
+        write_map_head(&mut out, entries.len())?;
+        for (key, value) in &entries {
+            match key.as_str() {
+                Some(key) => write_entry(&mut out, key, value)?,
+                None => write_entry(&mut out, &key.to_string(), value)?,
+            }
+        }
+        Self::from_bytes(out)
+    }
+}
+
+impl Default for Payload {
+    fn default() -> Self {
+        Self::empty()
+    }
+}
+
+impl std::fmt::Debug for Payload {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Payload")
+            .field("keys", &self.entries().map(|(k, _)| k).collect::<Vec<_>>())
+            .field("len_bytes", &self.bytes.len())
+            .finish()
+    }
+}
+
+/// Steps over a `data` map, checking that every key is a string.
+pub(crate) fn skip_data(scanner: &mut Scanner<'_>) -> Result<(), ProtoError> {
+    const KEYS: ProtoError = ProtoError::Field {
+        field: "data",
+        expected: "string keys",
+    };
+    let Some(len) = scanner.map()? else {
+        return Err(ProtoError::Field {
+            field: "data",
+            expected: "a map",
+        });
+    };
+    for _ in 0..len {
+        let key = scanner.str_bytes()?.ok_or(KEYS)?;
+        std::str::from_utf8(key).map_err(|_| KEYS)?;
+        scanner.skip()?;
+    }
+    Ok(())
+}
+
+fn write_map_head(out: &mut Vec<u8>, len: usize) -> Result<(), ProtoError> {
+    let len = u32::try_from(len).map_err(|e| ProtoError::Serialize(e.to_string()))?;
+    encode::write_map_len(out, len).map_err(|e| ProtoError::Serialize(e.to_string()))?;
+    Ok(())
+}
+
+fn write_entry(out: &mut Vec<u8>, key: &str, value: &rmpv::Value) -> Result<(), ProtoError> {
+    let fail = |e: &dyn std::fmt::Display| ProtoError::Serialize(e.to_string());
+    encode::write_str(out, key).map_err(|e| fail(&e))?;
+    rmpv::encode::write_value(out, value).map_err(|e| fail(&e))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+    use rmpv::Value;
+
+    use super::*;
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Borrowing<'a> {
+        name: &'a str,
+        #[serde(with = "serde_bytes")]
+        body: &'a [u8],
+    }
+
+    #[test]
+    fn borrows_from_the_frame() {
+        let sent = Borrowing {
+            name: "n",
+            body: &[7; 300],
+        };
+        let payload = Payload::from_typed(&sent).unwrap();
+        let got: Borrowing<'_> = payload.deserialize().unwrap();
+        assert_eq!(got, sent);
+        assert!(
+            payload
+                .as_bytes()
+                .as_ptr_range()
+                .contains(&got.body.as_ptr())
+        );
+        let slice = payload.get_bin("body").unwrap();
+        assert_eq!(slice.as_ptr(), got.body.as_ptr());
+        assert_eq!(payload.get_bin("name"), None);
+        assert_eq!(payload.get("nothing"), None);
+    }
+
+    #[test]
+    fn only_maps_are_payloads() {
+        assert!(matches!(
+            Payload::from_typed(&5u8),
+            Err(ProtoError::Serialize(_))
+        ));
+        assert!(matches!(
+            Payload::from_bytes(vec![0x91, 0xc0]),
+            Err(ProtoError::Field {
+                field: "data",
+                expected: "a map"
+            })
+        ));
+        assert_eq!(
+            Payload::from_bytes(vec![0x80, 0xc0]),
+            Err(ProtoError::TrailingBytes(1))
+        );
+        assert!(matches!(
+            Payload::from_bytes(vec![0x81, 0xa1, 0xff, 0xc0]),
+            Err(ProtoError::Field {
+                expected: "string keys",
+                ..
+            })
+        ));
+    }
+
+    #[test]
+    fn integer_keys_become_text() {
+        let payload = Payload::from_typed(&BTreeMap::from([(1u8, "a"), (20, "b")])).unwrap();
+        assert_eq!(
+            payload.entries().map(|(k, _)| k).collect::<Vec<_>>(),
+            ["1", "20"]
+        );
+    }
+
+    #[test]
+    fn a_mistyped_value_names_the_problem() {
+        let payload = Payload::from_typed(&BTreeMap::from([("name", 5)])).unwrap();
+        let error = payload
+            .deserialize::<Borrowing<'_>>()
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("invalid type") && error.contains("5"),
+            "{error}"
+        );
+    }
+
+    fn value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Nil),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            any::<f32>()
+                .prop_filter("NaN is not equal to itself", |v| !v.is_nan())
+                .prop_map(Value::from),
+            any::<f64>()
+                .prop_filter("NaN is not equal to itself", |v| !v.is_nan())
+                .prop_map(Value::from),
+            ".{0,40}".prop_map(Value::from),
+            proptest::collection::vec(any::<u8>(), 0..300).prop_map(Value::from),
+            (any::<i8>(), proptest::collection::vec(any::<u8>(), 0..40))
+                .prop_map(|(tag, data)| Value::Ext(tag, data)),
+        ];
+        leaf.prop_recursive(4, 64, 8, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..20).prop_map(Value::Array),
+                proptest::collection::vec((inner.clone(), inner), 0..8).prop_map(Value::Map),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn dynamic_maps_round_trip(map in proptest::collection::hash_map(".{0,12}", value(), 0..6)) {
+            let payload = Payload::from_map(&map).unwrap();
+            prop_assert_eq!(payload.len(), map.len());
+            prop_assert_eq!(payload.to_map().unwrap(), map);
+        }
+
+        /// The typed serializer writes value trees exactly as the tree encoder does.
+        #[test]
+        fn typed_and_tree_encoders_agree(map in proptest::collection::hash_map(".{0,12}", value(), 0..6)) {
+            let tree = Payload::from_map(&map).unwrap();
+            let typed = Payload::from_typed(&map).unwrap();
+            prop_assert_eq!(tree.as_bytes(), typed.as_bytes());
+        }
+
+        #[test]
+        fn any_bytes_are_taken_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok(payload) = Payload::from_bytes(bytes) {
+                prop_assert_eq!(payload.entries().count(), payload.len());
+                let _ = payload.to_map();
+            }
+        }
+    }
+}
