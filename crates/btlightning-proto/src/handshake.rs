@@ -59,8 +59,8 @@ pub enum Refusal {
     /// The nonce is not 32 hex characters.
     #[error("nonce is not 32 hex characters")]
     NonceShape,
-    /// The hotkey is not an SS58 address.
-    #[error("hotkey is not a valid SS58 address")]
+    /// The hotkey is not an SS58 address under prefix 42, the one Bittensor uses.
+    #[error("hotkey is not a valid SS58 address of prefix 42")]
     InvalidHotkey,
     /// The signature is not base64 of 64 bytes, or does not verify.
     #[error("invalid signature")]
@@ -122,6 +122,11 @@ impl Unverified {
         let signature = decode_signature(&request.signature).ok_or(Refusal::InvalidSignature)?;
         let hotkey =
             PublicKey::from_ss58(&request.validator_hotkey).map_err(|_| Refusal::InvalidHotkey)?;
+        // A key has another address for every network. Who compares addresses afterwards (permits,
+        // limits, replacement) would take each of them for a validator of its own.
+        if hotkey.to_ss58() != request.validator_hotkey {
+            return Err(Refusal::InvalidHotkey);
+        }
         let message = request_message(
             &request.validator_hotkey,
             request.timestamp,

@@ -109,7 +109,7 @@ impl Request {
         self.timeout_ms
     }
 
-    /// Takes the request apart into synapse type and data.
+    /// Returns what the request carries, and drops the rest.
     pub fn into_data(self) -> Payload {
         self.data
     }

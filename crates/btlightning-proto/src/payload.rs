@@ -33,9 +33,7 @@ impl Payload {
     /// Takes MessagePack bytes that hold exactly one map with string keys.
     pub fn from_bytes(bytes: impl Into<Bytes>) -> Result<Self, ProtoError> {
         let bytes = bytes.into();
-        let mut scanner = Scanner::new(&bytes);
-        skip_data(&mut scanner)?;
-        scanner.finish()?;
+        check(&bytes)?;
         Ok(Self { bytes })
     }
 
@@ -55,9 +53,10 @@ impl Payload {
                 "expected map from serialized struct".into(),
             ));
         }
-        match Self::from_bytes(bytes.clone()) {
+        match check(&bytes) {
+            Ok(()) => Ok(Self::from_checked(bytes.into())),
             Err(ProtoError::Field { field: "data", .. }) => Self::with_textual_keys(&bytes),
-            other => other,
+            Err(error) => Err(error),
         }
     }
 
@@ -75,10 +74,7 @@ impl Payload {
     pub fn to_map(&self) -> Result<HashMap<String, rmpv::Value>, ProtoError> {
         let mut map = HashMap::with_capacity(self.len().min(1024));
         for (key, raw) in self.entries() {
-            let value =
-                rmpv::decode::read_value_with_max_depth(&mut &raw[..], MAX_NESTING_DEPTH * 2)
-                    .map_err(|e| ProtoError::Deserialize(e.to_string()))?;
-            map.insert(key.to_owned(), value);
+            map.insert(key.to_owned(), read_tree(raw, MAX_NESTING_DEPTH)?);
         }
         Ok(map)
     }
@@ -86,22 +82,22 @@ impl Payload {
     /// Decodes into a type, which may borrow strings and binary data from the payload.
     pub fn deserialize<'de, T: Deserialize<'de>>(&'de self) -> Result<T, ProtoError> {
         let mut de = rmp_serde::Deserializer::from_read_ref(&self.bytes[..]).with_human_readable();
-        de.set_max_depth(MAX_NESTING_DEPTH + 1);
+        // The map itself and an extension value at the bottom count too, and the last level given
+        // is never used.
+        de.set_max_depth(MAX_NESTING_DEPTH + 3);
         T::deserialize(&mut de).map_err(|e| ProtoError::Deserialize(e.to_string()))
     }
 
-    /// Returns an entry's value in MessagePack, without a copy.
+    /// Returns an entry's value in MessagePack, without a copy. Of entries with the same key, the
+    /// last one counts, as it does for [`to_map`](Self::to_map).
     pub fn get(&self, key: &str) -> Option<Bytes> {
-        self.entries()
-            .find(|(k, _)| *k == key)
-            .map(|(_, raw)| self.bytes.slice_ref(raw))
+        self.find(key).map(|raw| self.bytes.slice_ref(raw))
     }
 
     /// Returns the content of a binary entry, without a copy. `None` where there is no entry of
     /// that name or it holds something else.
     pub fn get_bin(&self, key: &str) -> Option<Bytes> {
-        let (_, raw) = self.entries().find(|(k, _)| *k == key)?;
-        let content = Scanner::new(raw).bin().ok()??;
+        let content = Scanner::new(self.find(key)?).bin().ok()??;
         Some(self.bytes.slice_ref(content))
     }
 
@@ -137,10 +133,14 @@ impl Payload {
         Self { bytes }
     }
 
+    /// The last value under `key`: what one reader takes must not be hidden from another.
+    fn find(&self, key: &str) -> Option<&[u8]> {
+        let same = self.entries().filter(|(k, _)| *k == key);
+        same.last().map(|(_, raw)| raw)
+    }
+
     fn with_textual_keys(bytes: &[u8]) -> Result<Self, ProtoError> {
-        let tree = rmpv::decode::read_value_with_max_depth(&mut &bytes[..], MAX_NESTING_DEPTH * 2)
-            .map_err(|e| ProtoError::Serialize(e.to_string()))?;
-        let rmpv::Value::Map(entries) = tree else {
+        let rmpv::Value::Map(entries) = read_tree(bytes, MAX_NESTING_DEPTH + 1)? else {
             return Err(ProtoError::Serialize(
                 "expected map from serialized struct".into(),
             ));
@@ -170,6 +170,25 @@ impl std::fmt::Debug for Payload {
             .field("len_bytes", &self.bytes.len())
             .finish()
     }
+}
+
+/// Checks that `bytes` are one `data` map and nothing else.
+fn check(bytes: &[u8]) -> Result<(), ProtoError> {
+    let mut scanner = Scanner::new(bytes);
+    skip_data(&mut scanner)?;
+    scanner.finish()
+}
+
+/// Decodes a value that nests at most `levels` deep.
+///
+/// `rmpv` counts two for each level, and three for a string or an extension at the bottom.
+fn read_tree(mut bytes: &[u8], levels: usize) -> Result<rmpv::Value, ProtoError> {
+    use rmpv::decode::{Error, read_value_with_max_depth};
+
+    read_value_with_max_depth(&mut bytes, levels * 2 + 3).map_err(|e| match e {
+        Error::DepthLimitExceeded => ProtoError::TooDeep,
+        other => ProtoError::Deserialize(other.to_string()),
+    })
 }
 
 /// Steps over a `data` map, checking that every key is a string.
@@ -265,6 +284,21 @@ mod tests {
                 ..
             })
         ));
+    }
+
+    #[test]
+    fn the_last_of_equal_keys_counts_for_every_reader() {
+        // {"k": "first", "k": b"last"}
+        let payload = Payload::from_bytes(&b"\x82\xa1k\xa5first\xa1k\xc4\x04last"[..]).unwrap();
+        assert_eq!(payload.len(), 2);
+        assert_eq!(payload.get_bin("k").unwrap(), &b"last"[..]);
+        assert_eq!(payload.get("k").unwrap(), &b"\xc4\x04last"[..]);
+        let last = HashMap::from([("k".to_owned(), Value::Binary(b"last".to_vec()))]);
+        assert_eq!(payload.to_map().unwrap(), last);
+        assert_eq!(
+            payload.deserialize::<HashMap<String, Value>>().unwrap(),
+            last
+        );
     }
 
     #[test]

@@ -1,0 +1,325 @@
+//! One authenticated connection to an address.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use btlightning_proto::{
+    Payload, ProtoError, Version,
+    close::{CloseReason, stream as code},
+    frame::MessageType,
+    handshake::{ClientHandshake, Fingerprint},
+    limits::MAX_HANDSHAKE_PAYLOAD,
+    message::{self, EncodedFrame, Response},
+    nonce::Nonce,
+};
+use quinn::{Connection, Endpoint, RecvStream};
+use tokio::time::Instant;
+
+use crate::{
+    error::{CallError, CallErrorKind, Phase},
+    io::{self, FrameReader, ResetOnDrop},
+    signing::Signer,
+    types::{PeerAddr, QuicAxonInfo},
+    util::unix_timestamp_secs,
+};
+
+/// Who we are.
+#[derive(Clone)]
+pub(super) struct Identity {
+    pub(super) hotkey: Arc<str>,
+    pub(super) signer: Arc<dyn Signer>,
+}
+
+/// One connection and the miner hotkeys authenticated on it.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) addr: PeerAddr,
+    pub(super) connection: Connection,
+    pub(super) version: Version,
+    fingerprint: Fingerprint,
+    authenticated: Mutex<HashSet<String>>,
+}
+
+/// A failure before it is known whose call it fails.
+#[derive(Debug, Clone)]
+pub(super) struct Failure {
+    pub(super) phase: Phase,
+    pub(super) kind: CallErrorKind,
+}
+
+impl Failure {
+    pub(super) fn new(phase: Phase, kind: CallErrorKind) -> Self {
+        Self { phase, kind }
+    }
+
+    pub(super) fn of(self, axon: &QuicAxonInfo) -> CallError {
+        CallError::new(self.phase, &axon.hotkey, &axon.addr_key(), self.kind)
+    }
+}
+
+impl Link {
+    /// Dials an address within `limit`.
+    pub(super) async fn dial(
+        endpoint: &Endpoint,
+        axon: &QuicAxonInfo,
+        limit: Duration,
+    ) -> Result<Self, Failure> {
+        let fail = |kind| Failure::new(Phase::Dial, kind);
+        let addr = axon.addr_key();
+        let target = addr
+            .as_ref()
+            .parse()
+            .map_err(|_| fail(CallErrorKind::InvalidAddress(addr.to_string())))?;
+        let name = axon.ip.trim_start_matches('[').trim_end_matches(']');
+        let connecting = endpoint
+            .connect(target, name)
+            .map_err(|e| fail(CallErrorKind::Dial(Arc::new(e))))?;
+        let connection = tokio::time::timeout(limit, connecting)
+            .await
+            .map_err(|_| {
+                fail(CallErrorKind::Timeout {
+                    what: "connection",
+                    after: limit,
+                })
+            })?
+            .map_err(|e| fail(CallErrorKind::Lost(e)))?;
+        let certificate = lightning_quic::tls::peer_certificate(&connection).ok_or_else(|| {
+            fail(CallErrorKind::Unexpected(
+                "the server showed no certificate".into(),
+            ))
+        })?;
+        let alpn = lightning_quic::tls::negotiated_alpn(&connection);
+        Ok(Self {
+            addr,
+            version: Version::from_alpn(alpn.as_deref()),
+            fingerprint: Fingerprint::of_certificate(&certificate),
+            authenticated: Mutex::default(),
+            connection,
+        })
+    }
+
+    /// Authenticates a miner hotkey on this connection within `limit`.
+    pub(super) async fn authenticate(
+        &self,
+        hotkey: &str,
+        identity: &Identity,
+        limit: Duration,
+    ) -> Result<(), Failure> {
+        let timeout = CallErrorKind::Timeout {
+            what: "handshake",
+            after: limit,
+        };
+        tokio::time::timeout(limit, self.handshake(hotkey, identity))
+            .await
+            .unwrap_or(Err(timeout))
+            .map_err(|kind| Failure::new(Phase::Handshake, kind))?;
+        self.lock().insert(hotkey.to_owned());
+        tracing::info!(hotkey, addr = %self.addr, "miner authenticated");
+        Ok(())
+    }
+
+    /// Whether this hotkey was authenticated on this connection.
+    pub(super) fn is_authenticated(&self, hotkey: &str) -> bool {
+        self.lock().contains(hotkey)
+    }
+
+    pub(super) fn is_alive(&self) -> bool {
+        self.connection.close_reason().is_none()
+    }
+
+    pub(super) fn close(&self, reason: CloseReason) {
+        self.connection
+            .close(reason.code().into(), reason.as_str().as_bytes());
+    }
+
+    /// Sends a request and waits for its answer for at most `wait`.
+    pub(super) async fn exchange(
+        &self,
+        request: EncodedFrame,
+        max_payload: usize,
+        wait: Option<Duration>,
+    ) -> Result<(Response, Duration), Failure> {
+        let started = Instant::now();
+        let (mut send, mut reader) = self.open(request).await?;
+        send.finish();
+        let read = reader.expect_frame(max_payload);
+        let (kind, payload) = within(wait, "query", read)
+            .await?
+            .map_err(|e| Failure::new(Phase::Wait, e.into()))?;
+        let latency = started.elapsed();
+        match kind {
+            MessageType::SynapseResponse => {
+                let response = Response::decode(payload)
+                    .map_err(|e| Failure::new(Phase::Wait, CallErrorKind::Decode(e)))?;
+                Ok((response, latency))
+            }
+            MessageType::StreamChunk | MessageType::StreamEnd => Err(unexpected(
+                "received StreamChunk on non-streaming query; use query_axon_stream for streaming \
+                 synapses",
+            )),
+            other => Err(unexpected(&format!("unexpected response type: {other:?}"))),
+        }
+    }
+
+    /// Opens a stream and sends the first frame on it.
+    pub(super) async fn open(
+        &self,
+        request: EncodedFrame,
+    ) -> Result<(ResetOnDrop, FrameReader<RecvStream>), Failure> {
+        let fail = |kind| Failure::new(Phase::Send, kind);
+        let len = request.len();
+        let budget = send_budget(len);
+        let send = async {
+            let (send, recv) = self
+                .connection
+                .open_bi()
+                .await
+                .map_err(|e| fail(CallErrorKind::Lost(e)))?;
+            let mut send = ResetOnDrop::new(send, code::CANCELLED);
+            match io::write_frame(send.stream_mut(), request).await {
+                Ok(()) => {}
+                // The server said no before it read all: its answer says why.
+                Err(quinn::WriteError::Stopped(_)) => {}
+                Err(error) => return Err(fail(io::write_error(error))),
+            }
+            Ok((send, FrameReader::new(recv)))
+        };
+        tokio::time::timeout(budget, send)
+            .await
+            .unwrap_or_else(|_| {
+                Err(fail(CallErrorKind::Timeout {
+                    what: "request transfer",
+                    after: budget,
+                }))
+            })
+    }
+
+    async fn handshake(&self, hotkey: &str, identity: &Identity) -> Result<(), CallErrorKind> {
+        let nonce = Nonce::from_bytes(rand::random());
+        let handshake = ClientHandshake::new(
+            &*identity.hotkey,
+            unix_timestamp_secs(),
+            nonce,
+            self.fingerprint,
+        );
+        let text = handshake.message();
+        let signer = identity.signer.clone();
+        let signature = tokio::task::spawn_blocking(move || signer.sign(text.as_bytes()))
+            .await
+            .map_err(|e| CallErrorKind::Signing(format!("the signer panicked: {e}")))?
+            .map_err(|e| match e {
+                crate::LightningError::Signing(text) => CallErrorKind::Signing(text),
+                other => CallErrorKind::Signing(other.to_string()),
+            })?;
+        let frame = message::encode_handshake_request(&handshake.request(&signature))
+            .map_err(CallErrorKind::Encode)?;
+
+        let (send, recv) = self
+            .connection
+            .open_bi()
+            .await
+            .map_err(CallErrorKind::Lost)?;
+        let mut send = ResetOnDrop::new(send, code::CANCELLED);
+        io::write_frame(send.stream_mut(), frame)
+            .await
+            .map_err(io::write_error)?;
+        send.finish();
+        let (kind, payload) = FrameReader::new(recv)
+            .expect_frame(MAX_HANDSHAKE_PAYLOAD)
+            .await?;
+        if kind != MessageType::HandshakeResponse {
+            return Err(CallErrorKind::Unexpected(format!(
+                "expected HandshakeResponse, got {kind:?}"
+            )));
+        }
+        let response =
+            message::decode_handshake_response(&payload).map_err(CallErrorKind::Decode)?;
+        let expected = hotkey.to_owned();
+        // A signature check takes tens of microseconds; a fan-out has hundreds of them.
+        tokio::task::spawn_blocking(move || handshake.check(&response, &expected))
+            .await
+            .map_err(|e| CallErrorKind::Unexpected(e.to_string()))?
+            .map_err(CallErrorKind::Distrust)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
+        self.authenticated
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Encodes a request, refusing one that is larger than a frame may be.
+pub(super) fn encode_request(
+    synapse_type: &str,
+    data: &Payload,
+    max_payload: usize,
+) -> Result<EncodedFrame, ProtoError> {
+    let frame = message::encode_request(synapse_type, data, unix_timestamp_secs())?;
+    check_size(frame, max_payload)
+}
+
+/// Refuses a frame that is larger than a frame may be.
+pub(super) fn check_size(
+    frame: EncodedFrame,
+    max_payload: usize,
+) -> Result<EncodedFrame, ProtoError> {
+    let len = frame.len() - btlightning_proto::frame::HEADER_LEN;
+    if len > max_payload {
+        return Err(ProtoError::FrameTooLarge {
+            len: len as u64,
+            max: max_payload as u64,
+        });
+    }
+    Ok(frame)
+}
+
+/// Waits for an answer for at most `limit`.
+pub(super) async fn within<F: Future>(
+    limit: Option<Duration>,
+    what: &'static str,
+    answer: F,
+) -> Result<F::Output, Failure> {
+    match limit {
+        None => Ok(answer.await),
+        Some(limit) => tokio::time::timeout(limit, answer)
+            .await
+            .map_err(|_| Failure::new(Phase::Wait, CallErrorKind::Timeout { what, after: limit })),
+    }
+}
+
+pub(super) fn unexpected(text: &str) -> Failure {
+    Failure::new(Phase::Wait, CallErrorKind::Unexpected(text.to_owned()))
+}
+
+/// Returns the time a request of `len` bytes may take to be sent.
+///
+/// It grows with the size, so that a slow link never truncates a large request because of a
+/// timeout that was meant for the answer.
+fn send_budget(len: usize) -> Duration {
+    let transfer = Duration::from_secs((len as u64).div_ceil(SEND_BYTES_PER_SEC));
+    (SEND_FLOOR + transfer).min(SEND_CEILING)
+}
+
+/// For opening the stream and a round trip or two.
+const SEND_FLOOR: Duration = Duration::from_secs(5);
+/// The slowest link worth waiting for: 1 MiB/s.
+const SEND_BYTES_PER_SEC: u64 = 1024 * 1024;
+/// A peer that reads more slowly than it must cannot hold a caller for longer.
+const SEND_CEILING: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_send_budget_grows_with_the_size_to_a_ceiling() {
+        assert_eq!(send_budget(0), Duration::from_secs(5));
+        assert_eq!(send_budget(1), Duration::from_secs(6));
+        assert_eq!(send_budget(8 * 1024 * 1024), Duration::from_secs(13));
+        assert_eq!(send_budget(usize::MAX), Duration::from_secs(60));
+    }
+}

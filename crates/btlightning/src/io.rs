@@ -1,0 +1,267 @@
+//! Frames on QUIC streams, with no copy beyond the one that makes a message contiguous.
+
+use std::borrow::BorrowMut;
+
+use btlightning_proto::{
+    ProtoError,
+    frame::{FrameHeader, HEADER_LEN, MessageType},
+    limits::EAGER_ALLOCATION,
+    message::EncodedFrame,
+};
+use bytes::{Buf, Bytes, BytesMut};
+use futures::FutureExt;
+use quinn::{ConnectionError, ReadError, RecvStream, SendStream, WriteError};
+
+use crate::error::{CallErrorKind, LightningError};
+
+/// Reads frames from a stream.
+///
+/// A frame that lies in one packet is a slice of that packet; a longer one is assembled once, in
+/// memory that grows as data arrives.
+#[derive(Debug)]
+pub(crate) struct FrameReader<R> {
+    recv: R,
+    /// Received and not yet used.
+    buffered: Bytes,
+    /// The frame being assembled.
+    partial: Option<(FrameHeader, BytesMut)>,
+}
+
+/// Why a frame could not be read.
+#[derive(Debug)]
+pub(crate) enum FrameError {
+    /// The bytes are no frame that may come here.
+    Proto(ProtoError),
+    /// The stream ended within a frame or before it.
+    CutShort { have: usize, need: usize },
+    /// The peer reset the stream.
+    Reset(u64),
+    /// The connection is gone.
+    Lost(ConnectionError),
+}
+
+impl<R: BorrowMut<RecvStream>> FrameReader<R> {
+    pub(crate) fn new(recv: R) -> Self {
+        Self {
+            recv,
+            buffered: Bytes::new(),
+            partial: None,
+        }
+    }
+
+    /// Reads the next frame; `None` when the stream ended before it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: what was read stays here for the next call.
+    pub(crate) async fn next_frame(
+        &mut self,
+        max_payload: usize,
+    ) -> Result<Option<(MessageType, Bytes)>, FrameError> {
+        let (header, mut payload) = match self.partial.take() {
+            Some(partial) => partial,
+            None => {
+                let Some(header) = self.header(max_payload).await? else {
+                    return Ok(None);
+                };
+                if self.buffered.len() >= header.len {
+                    return Ok(Some((header.kind, self.buffered.split_to(header.len))));
+                }
+                (
+                    header,
+                    BytesMut::with_capacity(header.len.min(EAGER_ALLOCATION)),
+                )
+            }
+        };
+        loop {
+            let wanted = header.len - payload.len();
+            let piece = self.buffered.split_to(wanted.min(self.buffered.len()));
+            if payload.capacity() - payload.len() < piece.len() {
+                // Doubles, so that the peer's word is never worth more than what it has sent.
+                let room = payload
+                    .capacity()
+                    .max(EAGER_ALLOCATION)
+                    .min(header.len - payload.len());
+                payload.reserve(room.max(piece.len()));
+            }
+            payload.extend_from_slice(&piece);
+            if payload.len() == header.len {
+                return Ok(Some((header.kind, payload.freeze())));
+            }
+            // Kept in self while waiting, for the sake of cancel safety.
+            self.partial = Some((header, payload));
+            let more = self.fill().await?;
+            (_, payload) = self.partial.take().unwrap_or((header, BytesMut::new()));
+            if !more {
+                return Err(FrameError::CutShort {
+                    have: payload.len(),
+                    need: header.len,
+                });
+            }
+        }
+    }
+
+    /// Like [`next_frame`](Self::next_frame), where a frame has to come.
+    pub(crate) async fn expect_frame(
+        &mut self,
+        max_payload: usize,
+    ) -> Result<(MessageType, Bytes), FrameError> {
+        self.next_frame(max_payload)
+            .await?
+            .ok_or(FrameError::CutShort {
+                have: 0,
+                need: HEADER_LEN,
+            })
+    }
+
+    pub(crate) fn stream_mut(&mut self) -> &mut RecvStream {
+        self.recv.borrow_mut()
+    }
+
+    async fn header(&mut self, max_payload: usize) -> Result<Option<FrameHeader>, FrameError> {
+        while self.buffered.len() < HEADER_LEN {
+            if !self.fill().await? {
+                return match self.buffered.len() {
+                    0 => Ok(None),
+                    have => Err(FrameError::CutShort {
+                        have,
+                        need: HEADER_LEN,
+                    }),
+                };
+            }
+        }
+        let mut bytes = [0; HEADER_LEN];
+        self.buffered.copy_to_slice(&mut bytes);
+        FrameHeader::decode(bytes, max_payload)
+            .map(Some)
+            .map_err(FrameError::Proto)
+    }
+
+    /// Waits for more bytes; false at the end of the stream.
+    async fn fill(&mut self) -> Result<bool, FrameError> {
+        let Some(chunk) = self.recv.borrow_mut().read_chunk(usize::MAX, true).await? else {
+            return Ok(false);
+        };
+        if self.buffered.is_empty() {
+            self.buffered = chunk.bytes;
+        } else {
+            // Only a header cut in two gets here: a few bytes.
+            let mut joined = BytesMut::with_capacity(self.buffered.len() + chunk.bytes.len());
+            joined.extend_from_slice(&self.buffered);
+            joined.extend_from_slice(&chunk.bytes);
+            self.buffered = joined.freeze();
+        }
+        Ok(true)
+    }
+}
+
+impl From<ReadError> for FrameError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Reset(code) => Self::Reset(code.into_inner()),
+            ReadError::ConnectionLost(error) => Self::Lost(error),
+            // Our own side stopped the stream, or read it out of order: the same as no more data.
+            _ => Self::CutShort {
+                have: 0,
+                need: HEADER_LEN,
+            },
+        }
+    }
+}
+
+impl From<FrameError> for CallErrorKind {
+    fn from(error: FrameError) -> Self {
+        match error {
+            FrameError::Proto(error) => Self::Decode(error),
+            FrameError::CutShort { have, need } => Self::CutShort { have, need },
+            FrameError::Reset(code) => Self::Reset(code),
+            FrameError::Lost(error) => Self::Lost(error),
+        }
+    }
+}
+
+impl From<FrameError> for LightningError {
+    fn from(error: FrameError) -> Self {
+        match error {
+            FrameError::Proto(error) => error.into(),
+            other => Self::Transport(CallErrorKind::from(other).to_string()),
+        }
+    }
+}
+
+/// Writes a frame without copying its body.
+pub(crate) async fn write_frame(
+    send: &mut SendStream,
+    frame: EncodedFrame,
+) -> Result<(), WriteError> {
+    for chunk in frame.into_chunks() {
+        if !chunk.is_empty() {
+            send.write_chunk(chunk).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes bytes by copying them into the stream.
+pub(crate) async fn write_all(send: &mut SendStream, bytes: &[u8]) -> Result<(), LightningError> {
+    send.write_all(bytes)
+        .await
+        .map_err(|e| LightningError::Transport(format!("cannot write the frame: {e}")))
+}
+
+/// Says in the caller's terms why a write failed.
+pub(crate) fn write_error(error: WriteError) -> CallErrorKind {
+    match error {
+        WriteError::Stopped(code) => CallErrorKind::Reset(code.into_inner()),
+        WriteError::ConnectionLost(error) => CallErrorKind::Lost(error),
+        other => CallErrorKind::Unexpected(other.to_string()),
+    }
+}
+
+/// Resets a stream when it is dropped before it was finished.
+///
+/// quinn finishes a dropped stream, so that a request given up halfway would look whole.
+#[derive(Debug)]
+pub(crate) struct ResetOnDrop {
+    send: SendStream,
+    code: u32,
+    finished: bool,
+}
+
+impl ResetOnDrop {
+    pub(crate) fn new(send: SendStream, code: u32) -> Self {
+        Self {
+            send,
+            code,
+            finished: false,
+        }
+    }
+
+    pub(crate) fn stream_mut(&mut self) -> &mut SendStream {
+        &mut self.send
+    }
+
+    pub(crate) fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    /// Completes when the peer wants no more of the stream, or the connection is lost.
+    pub(crate) fn stopped(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.send.stopped().map(drop)
+    }
+
+    /// Ends the stream; what was written stands.
+    pub(crate) fn finish(&mut self) {
+        // Fails only when the peer has stopped the stream: then there is nothing to end.
+        let _ = self.send.finish();
+        self.finished = true;
+    }
+}
+
+impl Drop for ResetOnDrop {
+    fn drop(&mut self) {
+        if !self.finished {
+            let _ = self.send.reset(self.code.into());
+        }
+    }
+}

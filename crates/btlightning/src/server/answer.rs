@@ -1,0 +1,18 @@
+//! What the server says where no handler speaks. Peers know these texts.
+
+/// No hotkey is authenticated on the connection.
+pub(crate) const AUTHENTICATION_FAILED: &str = "authentication failed";
+/// The request does not decode.
+pub(crate) const INVALID_REQUEST: &str = "invalid request format";
+/// No handler is registered for the type.
+pub(crate) const UNRECOGNIZED_TYPE: &str = "unrecognized synapse type";
+/// The handler failed or panicked; why stays here.
+pub(crate) const PROCESSING_FAILED: &str = "request processing failed";
+/// The handler took longer than it may.
+pub(crate) const HANDLER_TIMED_OUT: &str = "handler timed out";
+/// A streaming handler failed or panicked; why stays here.
+pub(crate) const STREAM_FAILED: &str = "stream processing failed";
+/// The handler's answer cannot be encoded, or is larger than a frame may be.
+pub(crate) const SERIALIZATION_FAILED: &str = "internal serialization error";
+/// The server is shutting down and has not begun the request.
+pub(crate) const SHUTTING_DOWN: &str = "server shutting down";

@@ -1,0 +1,407 @@
+//! From a stream to a handler and back.
+
+use std::{future::Future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use btlightning_proto::{
+    Payload,
+    close::{CloseReason, stream as code},
+    frame::MessageType,
+    limits::MAX_HANDSHAKE_PAYLOAD,
+    message::{self, Request, Response, StreamEnd},
+};
+use bytes::Bytes;
+use futures::FutureExt;
+use quinn::{RecvStream, SendStream};
+use tokio::{sync::mpsc, time::Instant};
+
+use super::{
+    answer,
+    context::RequestContext,
+    handler::StreamingSynapseHandler,
+    handshake,
+    routes::{Asynchronous, Route, Streaming},
+    session::{Caller, Session},
+    shared::Shared,
+    stream::{ChunkSink, ChunkStream},
+};
+use crate::{
+    error::{LightningError, Result},
+    io::{self, FrameError, FrameReader, ResetOnDrop},
+    util::unix_timestamp_secs,
+};
+
+/// Serves one stream.
+pub(super) async fn serve_stream(
+    shared: Arc<Shared>,
+    session: Arc<Session>,
+    send: SendStream,
+    recv: RecvStream,
+) {
+    let mut reader = FrameReader::new(recv);
+    let mut send = ResetOnDrop::new(send, code::REFUSED);
+    let caller = session.caller();
+    let limit = match caller {
+        Some(_) => shared.config.max_frame_payload_bytes,
+        None => MAX_HANDSHAKE_PAYLOAD,
+    };
+    let (kind, payload) = match reader.expect_frame(limit).await {
+        Ok(frame) => frame,
+        Err(FrameError::Proto(error)) => {
+            tracing::debug!(peer = %session.remote_addr(), %error, "refused a frame");
+            let _ = reader.stream_mut().stop(code::REFUSED.into());
+            shared.counters.refused.add_one();
+            let text = match caller {
+                Some(_) => answer::INVALID_REQUEST,
+                None => answer::AUTHENTICATION_FAILED,
+            };
+            respond(&mut send, Response::failure(text, unix_timestamp_secs())).await;
+            return;
+        }
+        // The peer is gone or gave up: nobody waits for an answer.
+        Err(_) => return,
+    };
+    match (kind, caller) {
+        (MessageType::HandshakeRequest, _) => {
+            let response = handshake::answer(&shared, &session, &payload).await;
+            if let Ok(frame) = message::encode_handshake_response(&response)
+                && io::write_frame(send.stream_mut(), frame).await.is_ok()
+            {
+                send.finish();
+            }
+        }
+        (MessageType::SynapsePacket, Some(caller)) => {
+            session.touch();
+            let call = Call {
+                shared,
+                session,
+                caller,
+            };
+            match Request::decode(payload) {
+                Ok(request) => {
+                    call.serve(send, request, ChunkStream::empty(), Ending::Plain)
+                        .await
+                }
+                Err(error) => {
+                    call.refuse(&mut send, answer::INVALID_REQUEST, &error)
+                        .await
+                }
+            }
+        }
+        (MessageType::DuplexOpen, Some(caller)) if session.version.has_client_streams() => {
+            session.touch();
+            let input = ChunkStream::new(reader, shared.config.max_frame_payload_bytes);
+            let call = Call {
+                shared,
+                session,
+                caller,
+            };
+            match Request::decode_duplex(payload) {
+                Ok(request) => call.serve(send, request, input, Ending::Duplex).await,
+                Err(error) => {
+                    call.refuse(&mut send, answer::INVALID_REQUEST, &error)
+                        .await
+                }
+            }
+        }
+        (MessageType::SynapsePacket | MessageType::DuplexOpen, None) => {
+            shared.counters.refused.add_one();
+            tracing::debug!(peer = %session.remote_addr(), "request before the handshake");
+            let text = answer::AUTHENTICATION_FAILED;
+            respond(&mut send, Response::failure(text, unix_timestamp_secs())).await;
+        }
+        (kind, _) => {
+            shared.counters.refused.add_one();
+            tracing::debug!(peer = %session.remote_addr(), ?kind, "unexpected message");
+            let text = answer::INVALID_REQUEST;
+            respond(&mut send, Response::failure(text, unix_timestamp_secs())).await;
+        }
+    }
+}
+
+/// How the last frame of a call looks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// A unary answer, or a stream's end.
+    Plain,
+    /// An answer behind the chunks.
+    Duplex,
+}
+
+/// A request of an authenticated caller.
+struct Call {
+    shared: Arc<Shared>,
+    session: Arc<Session>,
+    caller: Arc<Caller>,
+}
+
+impl Call {
+    async fn serve(
+        self,
+        mut send: ResetOnDrop,
+        request: Request,
+        input: ChunkStream,
+        ending: Ending,
+    ) {
+        if self.shared.is_draining() {
+            self.refuse(&mut send, answer::SHUTTING_DOWN, &"draining")
+                .await;
+            return;
+        }
+        let route = self.shared.routes.load().find(request.synapse_type());
+        let context = self.context(&request);
+        // Whoever still watches learns that the request is over, however it ended.
+        let _over = context.token().clone().drop_guard();
+        match route {
+            None => {
+                self.refuse(
+                    &mut send,
+                    answer::UNRECOGNIZED_TYPE,
+                    &request.synapse_type(),
+                )
+                .await;
+            }
+            Some(Route::Streaming(handler)) => {
+                self.serve_streaming(send, context, request, handler, input, ending)
+                    .await;
+            }
+            // A unary handler has no use for chunks.
+            Some(_) if ending == Ending::Duplex => {
+                self.refuse(
+                    &mut send,
+                    answer::UNRECOGNIZED_TYPE,
+                    &request.synapse_type(),
+                )
+                .await;
+            }
+            Some(Route::Asynchronous(Asynchronous::Plain(handler))) => {
+                let work = async {
+                    handler
+                        .handle_payload(context.synapse_type(), request.into_data())
+                        .await
+                };
+                self.serve_unary(send, &context, work).await;
+            }
+            Some(Route::Asynchronous(Asynchronous::WithContext(handler))) => {
+                let work = async { handler.handle(context.clone(), request.into_data()).await };
+                self.serve_unary(send, &context, work).await;
+            }
+            Some(Route::Blocking(handler)) => {
+                let inner = context.clone();
+                let data = request.into_data();
+                let work = tokio::task::spawn_blocking(move || {
+                    handler.handle_payload(inner.synapse_type(), data)
+                })
+                .map(|joined| joined.unwrap_or_else(|e| Err(LightningError::handler(e))));
+                self.serve_unary(send, &context, work).await;
+            }
+        }
+    }
+
+    async fn serve_unary(
+        &self,
+        mut send: ResetOnDrop,
+        context: &RequestContext,
+        work: impl Future<Output = Result<Payload>>,
+    ) {
+        self.shared.counters.requests.add_one();
+        let Some(outcome) = self.guard(send.stopped(), context, work).await else {
+            return;
+        };
+        let now = unix_timestamp_secs();
+        let response = match outcome {
+            Ok(data) => Response {
+                success: true,
+                data,
+                timestamp: now,
+                error: None,
+            },
+            Err(text) => Response::failure(text, now),
+        };
+        if !self.fits(&response.data) {
+            let text = answer::SERIALIZATION_FAILED;
+            respond(&mut send, Response::failure(text, now)).await;
+            return;
+        }
+        respond(&mut send, response).await;
+    }
+
+    async fn serve_streaming(
+        &self,
+        send: ResetOnDrop,
+        context: RequestContext,
+        request: Request,
+        handler: Streaming,
+        input: ChunkStream,
+        ending: Ending,
+    ) {
+        self.shared.counters.requests.add_one();
+        let mut sink = ChunkSink::new(send);
+        let stopped = sink.send_stream().stopped();
+        let outcome = {
+            let work = async {
+                match handler {
+                    Streaming::Chunks(handler) => {
+                        handler
+                            .handle(context.clone(), request.into_data(), input, &mut sink)
+                            .await
+                    }
+                    Streaming::Channel(handler) => {
+                        let buffer = self.shared.config.streaming_channel_buffer;
+                        pump(handler, &context, request.into_data(), buffer, &mut sink)
+                            .await
+                            .map(|()| Payload::empty())
+                    }
+                }
+            };
+            self.guard(stopped, &context, work).await
+        };
+        let Some(outcome) = outcome else { return };
+        let outcome = outcome.map_err(|text| match text {
+            answer::PROCESSING_FAILED => answer::STREAM_FAILED,
+            other => other,
+        });
+        match ending {
+            Ending::Plain => {
+                let end = match outcome {
+                    Ok(_) => StreamEnd::ok(),
+                    Err(text) => StreamEnd::failure(text),
+                };
+                sink.end(&end).await;
+            }
+            Ending::Duplex => {
+                let now = unix_timestamp_secs();
+                let response = match outcome {
+                    Ok(data) if self.fits(&data) => Response {
+                        success: true,
+                        data,
+                        timestamp: now,
+                        error: None,
+                    },
+                    Ok(_) => Response::failure(answer::SERIALIZATION_FAILED, now),
+                    Err(text) => Response::failure(text, now),
+                };
+                respond(sink.send_stream(), response).await;
+            }
+        }
+    }
+
+    /// Runs a handler until it is done, its time is over, or nobody waits any more (`None`).
+    async fn guard(
+        &self,
+        stopped: impl Future<Output = ()>,
+        context: &RequestContext,
+        work: impl Future<Output = Result<Payload>>,
+    ) -> Option<std::result::Result<Payload, &'static str>> {
+        let counters = &self.shared.counters;
+        let result = tokio::select! {
+            biased;
+            result = AssertUnwindSafe(work).catch_unwind() => result,
+            () = stopped => {
+                counters.cancelled.add_one();
+                tracing::debug!(?context, "the caller gave up");
+                return None;
+            }
+            () = tokio::time::sleep(context.time_left()) => {
+                counters.failed.add_one();
+                tracing::warn!(?context, "handler timed out");
+                return Some(Err(answer::HANDLER_TIMED_OUT));
+            }
+        };
+        Some(match result {
+            Ok(Ok(data)) => Ok(data),
+            // The caller's fault: the request does not fit the handler's type.
+            Ok(Err(LightningError::Serialization(error))) => {
+                counters.failed.add_one();
+                tracing::warn!(?context, %error, "request or answer does not fit the handler");
+                Err(answer::PROCESSING_FAILED)
+            }
+            Ok(Err(error)) => {
+                counters.failed.add_one();
+                tracing::error!(?context, %error, "handler failed");
+                Err(answer::PROCESSING_FAILED)
+            }
+            Err(_panic) => {
+                counters.failed.add_one();
+                tracing::error!(?context, "handler panicked");
+                Err(answer::PROCESSING_FAILED)
+            }
+        })
+    }
+
+    async fn refuse(
+        &self,
+        send: &mut ResetOnDrop,
+        text: &'static str,
+        detail: &(dyn std::fmt::Display + Sync),
+    ) {
+        self.shared.counters.refused.add_one();
+        tracing::warn!(hotkey = %self.caller.hotkey, %detail, "request refused: {text}");
+        respond(send, Response::failure(text, unix_timestamp_secs())).await;
+    }
+
+    fn context(&self, request: &Request) -> RequestContext {
+        let mut time = Duration::from_secs(self.shared.config.handler_timeout_secs);
+        if let Some(wanted) = request.timeout_ms() {
+            time = time.min(Duration::from_millis(wanted));
+        }
+        RequestContext::new(
+            self.caller.clone(),
+            self.session.connection.clone(),
+            request.synapse_type(),
+            Instant::now() + time,
+        )
+    }
+
+    /// Whether the answer fits a frame, with room for what stands around the data.
+    fn fits(&self, data: &Payload) -> bool {
+        data.as_bytes().len() + RESPONSE_OVERHEAD <= self.shared.config.max_frame_payload_bytes
+    }
+}
+
+/// Runs a handler that sends through a channel, and sends what comes out of it.
+async fn pump(
+    handler: Arc<dyn StreamingSynapseHandler>,
+    context: &RequestContext,
+    data: Payload,
+    buffer: usize,
+    sink: &mut ChunkSink,
+) -> Result<()> {
+    let (sender, mut chunks) = mpsc::channel::<Vec<u8>>(buffer);
+    let produce = handler.handle(context.synapse_type(), data.to_map()?, sender);
+    let forward = async {
+        while let Some(chunk) = chunks.recv().await {
+            sink.send(Bytes::from(chunk)).await?;
+        }
+        Ok(())
+    };
+    futures::try_join!(produce, forward).map(|_| ())
+}
+
+async fn respond(send: &mut ResetOnDrop, response: Response) {
+    match response.encode() {
+        Ok(frame) => {
+            if io::write_frame(send.stream_mut(), frame).await.is_ok() {
+                send.finish();
+            }
+        }
+        Err(error) => tracing::error!(%error, "cannot encode an answer"),
+    }
+}
+
+/// Closes a connection that opens stream after stream without authenticating.
+pub(super) fn check_strange_stream(session: &Session) -> bool {
+    if session.caller().is_some() || session.count_strange_stream() <= MAX_STREAMS_BEFORE_HANDSHAKE
+    {
+        return true;
+    }
+    tracing::warn!(peer = %session.remote_addr(), "too many streams before a handshake");
+    session.close(CloseReason::ProtocolViolation);
+    false
+}
+
+/// Streams a connection may open before a hotkey is authenticated on it: a handshake for each of
+/// a handful of hotkeys, and some that fail.
+const MAX_STREAMS_BEFORE_HANDSHAKE: u32 = 16;
+
+/// Marker, flag, timestamp and error around an answer's data.
+const RESPONSE_OVERHEAD: usize = 32;

@@ -1,0 +1,128 @@
+//! One QUIC connection and the hotkeys authenticated on it.
+//!
+//! Authentication belongs to the connection, not to the address its packets come from: QUIC
+//! connections migrate, and addresses can be shared.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+};
+
+use arc_swap::ArcSwapOption;
+use btlightning_proto::{Version, close::CloseReason};
+use quinn::Connection;
+use tokio::sync::Notify;
+
+use crate::util::unix_timestamp_secs;
+
+/// A hotkey that proved itself on a connection.
+#[derive(Debug)]
+pub(crate) struct Caller {
+    pub(crate) hotkey: Arc<str>,
+    pub(crate) connection_id: Arc<str>,
+}
+
+/// One QUIC connection.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) connection: Connection,
+    pub(crate) version: Version,
+    /// The hotkey that requests are attributed to: the last one authenticated.
+    caller: ArcSwapOption<Caller>,
+    /// All hotkeys authenticated and not replaced, oldest first.
+    callers: Mutex<Vec<Arc<Caller>>>,
+    last_activity: AtomicU64,
+    /// Streams seen before the first hotkey was authenticated.
+    strange_streams: AtomicU32,
+    authenticated: Notify,
+}
+
+impl Session {
+    pub(crate) fn new(connection: Connection, version: Version) -> Self {
+        Self {
+            connection,
+            version,
+            caller: ArcSwapOption::empty(),
+            callers: Mutex::default(),
+            last_activity: AtomicU64::new(unix_timestamp_secs()),
+            strange_streams: AtomicU32::new(0),
+            authenticated: Notify::new(),
+        }
+    }
+
+    /// Returns who the next request is from, if anybody is authenticated.
+    pub(crate) fn caller(&self) -> Option<Arc<Caller>> {
+        self.caller.load_full()
+    }
+
+    /// Attributes requests to `caller` from now on.
+    pub(crate) fn authenticate(&self, caller: Arc<Caller>) {
+        let mut callers = self.lock();
+        callers.retain(|c| c.hotkey != caller.hotkey);
+        callers.push(caller.clone());
+        self.caller.store(Some(caller));
+        drop(callers);
+        self.touch();
+        self.authenticated.notify_one();
+    }
+
+    /// Takes a hotkey away, which authenticated elsewhere; closes the connection with the last.
+    pub(crate) fn revoke(&self, hotkey: &str, reason: CloseReason) {
+        let mut callers = self.lock();
+        callers.retain(|c| &*c.hotkey != hotkey);
+        let last = callers.last().cloned();
+        self.caller.store(last.clone());
+        drop(callers);
+        if last.is_none() {
+            self.close(reason);
+        }
+    }
+
+    /// Returns the hotkeys authenticated here.
+    pub(crate) fn callers(&self) -> Vec<Arc<Caller>> {
+        self.lock().clone()
+    }
+
+    /// Waits for the first hotkey to be authenticated.
+    pub(crate) async fn first_authentication(&self) {
+        while self.caller.load().is_none() {
+            self.authenticated.notified().await;
+        }
+    }
+
+    /// Counts a stream opened before authentication and returns how many there were.
+    pub(crate) fn count_strange_stream(&self) -> u32 {
+        self.strange_streams.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    pub(crate) fn touch(&self) {
+        self.last_activity
+            .store(unix_timestamp_secs(), Ordering::Relaxed);
+    }
+
+    /// Returns the seconds since the last request.
+    pub(crate) fn idle_secs(&self) -> u64 {
+        unix_timestamp_secs().saturating_sub(self.last_activity.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn remote_addr(&self) -> SocketAddr {
+        canonical(self.connection.remote_address())
+    }
+
+    pub(crate) fn close(&self, reason: CloseReason) {
+        self.connection
+            .close(reason.code().into(), reason.as_str().as_bytes());
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Caller>>> {
+        self.callers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Shows an IPv4 address as one, also on a socket that carries both families.
+pub(crate) fn canonical(addr: SocketAddr) -> SocketAddr {
+    SocketAddr::new(addr.ip().to_canonical(), addr.port())
+}
