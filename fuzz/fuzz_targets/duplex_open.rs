@@ -26,7 +26,8 @@ fuzz_target!(|data: &[u8]| {
     let again = Bytes::copy_from_slice(again);
     // An array of four fields is no request without chunks.
     assert!(Request::decode(again.clone()).is_err());
-    assert!(Request::decode_duplex(again.slice(..again.len() - 1)).is_err());
+    assert!(Request::decode_duplex(body.slice(..body.len() - 1)).is_err());
+    assert!(Request::decode_duplex([data, &[0xc0]].concat().into()).is_err());
     let again = Request::decode_duplex(again).expect("our own body");
     assert_eq!(again.synapse_type(), request.synapse_type());
     assert_eq!(again.data(), request.data());

@@ -27,7 +27,8 @@ fuzz_target!(|data: &[u8]| {
     let (kind, body) = frame::parse(&frame, data.len()).expect("our own frame");
     assert_eq!(kind, MessageType::HandshakeRequest);
     assert_eq!(decode_handshake_request(body).as_ref(), Ok(&request));
-    assert!(decode_handshake_request(&body[..body.len() - 1]).is_err());
+    assert!(decode_handshake_request(&data[..data.len() - 1]).is_err());
+    assert!(decode_handshake_request(&[data, &[0xc0]].concat()).is_err());
 
     if data.len() <= MAX_HANDSHAKE_PAYLOAD {
         let at = request.timestamp;

@@ -26,7 +26,8 @@ fuzz_target!(|data: &[u8]| {
     let (kind, body) = frame::parse(&frame, data.len() + 1).expect("our own frame");
     assert_eq!(kind, MessageType::HandshakeResponse);
     assert_eq!(decode_handshake_response(body).as_ref(), Ok(&response));
-    assert!(decode_handshake_response(&body[..body.len() - 1]).is_err());
+    assert!(decode_handshake_response(&data[..data.len() - 1]).is_err());
+    assert!(decode_handshake_response(&[data, &[0xc0]].concat()).is_err());
 
     let certificate = Fingerprint::of_certificate(b"example certificate DER bytes");
     let nonce = Nonce::from_bytes([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]);

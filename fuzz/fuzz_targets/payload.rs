@@ -33,6 +33,12 @@ fuzz_target!(|data: &[u8]| {
         return;
     };
     assert_eq!(payload.as_bytes(), data);
+    assert!(Payload::from_bytes(data[..data.len() - 1].to_vec()).is_err());
+    let longer = [data, &[0xc0]].concat();
+    assert_eq!(
+        Payload::from_bytes(longer),
+        Err(ProtoError::TrailingBytes(1))
+    );
     assert_eq!(payload.entries().count(), payload.len());
     let mut ends = Vec::new();
     for (_, raw) in payload.entries() {
@@ -84,6 +90,7 @@ fn fixpoint(trees: &BTreeMap<String, Tree>) {
         Err(error) => panic!("{error}"),
     };
     let read: BTreeMap<String, Tree> = first.deserialize().expect("what was written");
+    assert_eq!(format!("{read:?}"), format!("{trees:?}"));
     assert_eq!(Payload::from_typed(&read).as_ref(), Ok(&first));
 }
 

@@ -38,7 +38,8 @@ fuzz_target!(|data: &[u8]| {
     let (kind, again) = frame::parse(&frame, data.len()).expect("our own frame");
     assert_eq!(kind, MessageType::SynapsePacket);
     let again = Bytes::copy_from_slice(again);
-    assert!(Request::decode(again.slice(..again.len() - 1)).is_err());
+    assert!(Request::decode(body.slice(..body.len() - 1)).is_err());
+    assert!(Request::decode([data, &[0xc0]].concat().into()).is_err());
     let again = Request::decode(again).expect("our own body");
     assert_eq!(again.synapse_type(), request.synapse_type());
     assert_eq!(again.data(), request.data());

@@ -20,16 +20,18 @@ struct Published {
 }
 
 fuzz_target!(|data: &[u8]| {
-    let Ok(response) = Response::decode(Bytes::copy_from_slice(data)) else {
+    let body = Bytes::copy_from_slice(data);
+    let Ok(response) = Response::decode(body.clone()) else {
         return;
     };
     let frame = response.encode().expect("what was decoded").to_vec();
     assert!(frame.len() <= HEADER_LEN + data.len(), "grew");
-    let (kind, body) = frame::parse(&frame, data.len()).expect("our own frame");
+    let (kind, again) = frame::parse(&frame, data.len()).expect("our own frame");
     assert_eq!(kind, MessageType::SynapseResponse);
-    let body = Bytes::copy_from_slice(body);
-    assert_eq!(Response::decode(body.clone()).as_ref(), Ok(&response));
+    let again = Bytes::copy_from_slice(again);
+    assert_eq!(Response::decode(again).as_ref(), Ok(&response));
     assert!(Response::decode(body.slice(..body.len() - 1)).is_err());
+    assert!(Response::decode([data, &[0xc0]].concat().into()).is_err());
 
     let theirs: Published = rmp_serde::from_slice(data).expect("the published decoder takes it");
     assert_eq!(theirs.success, response.success);

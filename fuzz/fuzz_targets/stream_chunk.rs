@@ -23,7 +23,8 @@ fuzz_target!(|data: &[u8]| {
         assert_eq!(kind, MessageType::StreamChunk);
         let again = Bytes::copy_from_slice(again);
         assert_eq!(decode_chunk(&again), Ok(chunk));
-        assert!(decode_chunk(&again.slice(..again.len() - 1)).is_err());
+        assert!(decode_chunk(&body.slice(..body.len() - 1)).is_err());
+        assert!(decode_chunk(&[data, &[0xc0]].concat().into()).is_err());
         assert!(decode_stream_end(&again).is_err(), "a chunk is no end");
     }
     if let Ok(end) = decode_stream_end(data) {
@@ -32,7 +33,8 @@ fuzz_target!(|data: &[u8]| {
         let (kind, again) = frame::parse(&frame, data.len()).expect("our own frame");
         assert_eq!(kind, MessageType::StreamEnd);
         assert_eq!(decode_stream_end(again).as_ref(), Ok(&end));
-        assert!(decode_stream_end(&again[..again.len() - 1]).is_err());
+        assert!(decode_stream_end(&data[..data.len() - 1]).is_err());
+        assert!(decode_stream_end(&[data, &[0xc0]].concat()).is_err());
         assert!(
             decode_chunk(&Bytes::copy_from_slice(again)).is_err(),
             "an end is no chunk"

@@ -189,19 +189,6 @@ impl From<FrameError> for LightningError {
     }
 }
 
-/// Writes a frame without copying its body.
-pub(crate) async fn write_frame(
-    send: &mut SendStream,
-    frame: EncodedFrame,
-) -> Result<(), WriteError> {
-    for chunk in frame.into_chunks() {
-        if !chunk.is_empty() {
-            send.write_chunk(chunk).await?;
-        }
-    }
-    Ok(())
-}
-
 /// Writes bytes by copying them into the stream.
 pub(crate) async fn write_all(send: &mut SendStream, bytes: &[u8]) -> Result<(), LightningError> {
     send.write_all(bytes)
@@ -218,27 +205,52 @@ pub(crate) fn write_error(error: WriteError) -> CallErrorKind {
     }
 }
 
-/// Resets a stream when it is dropped before it was finished.
+/// Writes frames to a stream without copying their bodies, and resets it when dropped before it
+/// was finished.
 ///
 /// quinn finishes a dropped stream, so that a request given up halfway would look whole.
 #[derive(Debug)]
-pub(crate) struct ResetOnDrop {
+pub(crate) struct FrameWriter {
     send: SendStream,
-    code: u32,
+    /// What is left of the frame being written.
+    pending: [Bytes; 3],
+    reset_code: u32,
     finished: bool,
 }
 
-impl ResetOnDrop {
-    pub(crate) fn new(send: SendStream, code: u32) -> Self {
+impl FrameWriter {
+    pub(crate) fn new(send: SendStream, reset_code: u32) -> Self {
         Self {
             send,
-            code,
+            pending: Default::default(),
+            reset_code,
             finished: false,
         }
     }
 
-    pub(crate) fn stream_mut(&mut self) -> &mut SendStream {
-        &mut self.send
+    /// Writes a frame; waits while the peer is slow to read.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: what is left of a frame goes out before the next one.
+    pub(crate) async fn write(&mut self, frame: EncodedFrame) -> Result<(), WriteError> {
+        self.flush().await?;
+        self.pending = frame.into_chunks();
+        self.flush().await
+    }
+
+    /// Writes the last frame and ends the stream. A peer that is gone gets nothing.
+    pub(crate) async fn write_last(&mut self, frame: EncodedFrame) {
+        if self.write(frame).await.is_ok() {
+            self.finish();
+        }
+    }
+
+    /// Ends the stream; what was written stands.
+    pub(crate) fn finish(&mut self) {
+        // Fails only when the peer has stopped the stream: then there is nothing to end.
+        let _ = self.send.finish();
+        self.finished = true;
     }
 
     pub(crate) fn is_finished(&self) -> bool {
@@ -250,18 +262,19 @@ impl ResetOnDrop {
         self.send.stopped().map(drop)
     }
 
-    /// Ends the stream; what was written stands.
-    pub(crate) fn finish(&mut self) {
-        // Fails only when the peer has stopped the stream: then there is nothing to end.
-        let _ = self.send.finish();
-        self.finished = true;
+    async fn flush(&mut self) -> Result<(), WriteError> {
+        while self.pending.iter().any(|chunk| !chunk.is_empty()) {
+            // Takes from the chunks exactly what was written.
+            self.send.write_chunks(&mut self.pending).await?;
+        }
+        Ok(())
     }
 }
 
-impl Drop for ResetOnDrop {
+impl Drop for FrameWriter {
     fn drop(&mut self) {
         if !self.finished {
-            let _ = self.send.reset(self.code.into());
+            let _ = self.send.reset(self.reset_code.into());
         }
     }
 }

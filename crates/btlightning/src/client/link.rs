@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use crate::{
     error::{CallError, CallErrorKind, Phase},
-    io::{self, FrameReader, ResetOnDrop},
+    io::{self, FrameReader, FrameWriter},
     signing::Signer,
     types::{PeerAddr, QuicAxonInfo},
     util::unix_timestamp_secs,
@@ -168,7 +168,7 @@ impl Link {
     pub(super) async fn open(
         &self,
         request: EncodedFrame,
-    ) -> Result<(ResetOnDrop, FrameReader<RecvStream>), Failure> {
+    ) -> Result<(FrameWriter, FrameReader<RecvStream>), Failure> {
         let fail = |kind| Failure::new(Phase::Send, kind);
         let len = request.len();
         let budget = send_budget(len);
@@ -178,8 +178,8 @@ impl Link {
                 .open_bi()
                 .await
                 .map_err(|e| fail(CallErrorKind::Lost(e)))?;
-            let mut send = ResetOnDrop::new(send, code::CANCELLED);
-            match io::write_frame(send.stream_mut(), request).await {
+            let mut send = FrameWriter::new(send, code::CANCELLED);
+            match send.write(request).await {
                 Ok(()) => {}
                 // The server said no before it read all: its answer says why.
                 Err(quinn::WriteError::Stopped(_)) => {}
@@ -222,10 +222,8 @@ impl Link {
             .open_bi()
             .await
             .map_err(CallErrorKind::Lost)?;
-        let mut send = ResetOnDrop::new(send, code::CANCELLED);
-        io::write_frame(send.stream_mut(), frame)
-            .await
-            .map_err(io::write_error)?;
+        let mut send = FrameWriter::new(send, code::CANCELLED);
+        send.write(frame).await.map_err(io::write_error)?;
         send.finish();
         let (kind, payload) = FrameReader::new(recv)
             .expect_frame(MAX_HANDSHAKE_PAYLOAD)

@@ -12,7 +12,7 @@ use quinn::RecvStream;
 use super::{Reply, link};
 use crate::{
     error::{CallError, CallErrorKind, LightningError, Phase, Result},
-    io::{self, FrameReader, ResetOnDrop},
+    io::{self, FrameReader, FrameWriter},
     types::QuicAxonInfo,
 };
 
@@ -151,7 +151,7 @@ pub struct DuplexCall {
 
 /// The sending half of a [`DuplexCall`].
 pub struct DuplexSender {
-    send: ResetOnDrop,
+    send: FrameWriter,
     max_payload: usize,
     axon: QuicAxonInfo,
 }
@@ -167,7 +167,7 @@ pub struct DuplexReceiver {
 
 impl DuplexCall {
     pub(super) fn new(
-        send: ResetOnDrop,
+        send: FrameWriter,
         reader: FrameReader<RecvStream>,
         max_payload: usize,
         axon: QuicAxonInfo,
@@ -232,7 +232,8 @@ impl DuplexSender {
     ///
     /// # Cancel safety
     ///
-    /// Not cancel safe: a part of the chunk may have been sent, and the call is broken then.
+    /// Dropping the future may leave the chunk partly sent; the rest of it goes out with the next
+    /// one.
     pub async fn send(&mut self, chunk: impl Into<Bytes>) -> std::result::Result<(), CallError> {
         let frame = message::encode_chunk(&chunk.into())
             .and_then(|frame| link::check_size(frame, self.max_payload))
@@ -263,7 +264,8 @@ impl DuplexSender {
     }
 
     async fn write(&mut self, frame: message::EncodedFrame) -> std::result::Result<(), CallError> {
-        io::write_frame(self.send.stream_mut(), frame)
+        self.send
+            .write(frame)
             .await
             .map_err(|e| self.error(io::write_error(e)))
     }

@@ -1,6 +1,6 @@
 //! From a stream to a handler and back.
 
-use std::{future::Future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{future::Future, panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
 
 use btlightning_proto::{
     Payload,
@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     error::{LightningError, Result},
-    io::{self, FrameError, FrameReader, ResetOnDrop},
+    io::{FrameError, FrameReader, FrameWriter},
     util::unix_timestamp_secs,
 };
 
@@ -38,7 +38,7 @@ pub(super) async fn serve_stream(
     recv: RecvStream,
 ) {
     let mut reader = FrameReader::new(recv);
-    let mut send = ResetOnDrop::new(send, code::REFUSED);
+    let mut send = FrameWriter::new(send, code::REFUSED);
     let caller = session.caller();
     let limit = match caller {
         Some(_) => shared.config.max_frame_payload_bytes,
@@ -63,10 +63,8 @@ pub(super) async fn serve_stream(
     match (kind, caller) {
         (MessageType::HandshakeRequest, _) => {
             let response = handshake::answer(&shared, &session, &payload).await;
-            if let Ok(frame) = message::encode_handshake_response(&response)
-                && io::write_frame(send.stream_mut(), frame).await.is_ok()
-            {
-                send.finish();
+            if let Ok(frame) = message::encode_handshake_response(&response) {
+                send.write_last(frame).await;
             }
         }
         (MessageType::SynapsePacket, Some(caller)) => {
@@ -137,7 +135,7 @@ struct Call {
 impl Call {
     async fn serve(
         self,
-        mut send: ResetOnDrop,
+        mut send: FrameWriter,
         request: Request,
         input: ChunkStream,
         ending: Ending,
@@ -199,7 +197,7 @@ impl Call {
 
     async fn serve_unary(
         &self,
-        mut send: ResetOnDrop,
+        mut send: FrameWriter,
         context: &RequestContext,
         work: impl Future<Output = Result<Payload>>,
     ) {
@@ -227,7 +225,7 @@ impl Call {
 
     async fn serve_streaming(
         &self,
-        send: ResetOnDrop,
+        send: FrameWriter,
         context: RequestContext,
         request: Request,
         handler: Streaming,
@@ -235,8 +233,8 @@ impl Call {
         ending: Ending,
     ) {
         self.shared.counters.requests.add_one();
+        let stopped = send.stopped();
         let mut sink = ChunkSink::new(send);
-        let stopped = sink.send_stream().stopped();
         let outcome = {
             let work = async {
                 match handler {
@@ -256,6 +254,7 @@ impl Call {
             self.guard(stopped, &context, work).await
         };
         let Some(outcome) = outcome else { return };
+        let mut writer = sink.into_writer();
         let outcome = outcome.map_err(|text| match text {
             answer::PROCESSING_FAILED => answer::STREAM_FAILED,
             other => other,
@@ -266,7 +265,9 @@ impl Call {
                     Ok(_) => StreamEnd::ok(),
                     Err(text) => StreamEnd::failure(text),
                 };
-                sink.end(&end).await;
+                if let Ok(frame) = message::encode_stream_end(&end) {
+                    writer.write_last(frame).await;
+                }
             }
             Ending::Duplex => {
                 let now = unix_timestamp_secs();
@@ -280,7 +281,7 @@ impl Call {
                     Ok(_) => Response::failure(answer::SERIALIZATION_FAILED, now),
                     Err(text) => Response::failure(text, now),
                 };
-                respond(sink.send_stream(), response).await;
+                respond(&mut writer, response).await;
             }
         }
     }
@@ -330,7 +331,7 @@ impl Call {
 
     async fn refuse(
         &self,
-        send: &mut ResetOnDrop,
+        send: &mut FrameWriter,
         text: &'static str,
         detail: &(dyn std::fmt::Display + Sync),
     ) {
@@ -359,6 +360,8 @@ impl Call {
 }
 
 /// Runs a handler that sends through a channel, and sends what comes out of it.
+///
+/// What the handler sent before it failed goes out before its failure does.
 async fn pump(
     handler: Arc<dyn StreamingSynapseHandler>,
     context: &RequestContext,
@@ -368,22 +371,31 @@ async fn pump(
 ) -> Result<()> {
     let (sender, mut chunks) = mpsc::channel::<Vec<u8>>(buffer);
     let produce = handler.handle(context.synapse_type(), data.to_map()?, sender);
+    let produce = AssertUnwindSafe(produce)
+        .catch_unwind()
+        .map(|result| result.unwrap_or_else(|_| Err(LightningError::handler("handler panicked"))));
     let forward = async {
         while let Some(chunk) = chunks.recv().await {
             sink.send(Bytes::from(chunk)).await?;
         }
-        Ok(())
+        Result::Ok(())
     };
-    futures::try_join!(produce, forward).map(|_| ())
+    let (mut produce, mut forward) = (pin!(produce), pin!(forward));
+    tokio::select! {
+        produced = &mut produce => {
+            forward.await?;
+            produced
+        }
+        forwarded = &mut forward => {
+            forwarded?;
+            produce.await
+        }
+    }
 }
 
-async fn respond(send: &mut ResetOnDrop, response: Response) {
+async fn respond(send: &mut FrameWriter, response: Response) {
     match response.encode() {
-        Ok(frame) => {
-            if io::write_frame(send.stream_mut(), frame).await.is_ok() {
-                send.finish();
-            }
-        }
+        Ok(frame) => send.write_last(frame).await,
         Err(error) => tracing::error!(%error, "cannot encode an answer"),
     }
 }

@@ -1,15 +1,12 @@
 //! The two ends of a handler's exchange of chunks.
 
-use btlightning_proto::{
-    frame::MessageType,
-    message::{self, StreamEnd},
-};
+use btlightning_proto::{frame::MessageType, message};
 use bytes::Bytes;
 use quinn::RecvStream;
 
 use crate::{
     error::{LightningError, Result},
-    io::{self, FrameReader, ResetOnDrop},
+    io::{FrameReader, FrameWriter},
 };
 
 /// What the client sends after its request.
@@ -79,12 +76,12 @@ impl ChunkStream {
 /// Where a handler sends chunks.
 #[derive(Debug)]
 pub struct ChunkSink {
-    send: ResetOnDrop,
+    writer: FrameWriter,
 }
 
 impl ChunkSink {
-    pub(super) fn new(send: ResetOnDrop) -> Self {
-        Self { send }
+    pub(super) fn new(writer: FrameWriter) -> Self {
+        Self { writer }
     }
 
     /// Sends a chunk without copying it; waits while the client is slow to read.
@@ -95,23 +92,17 @@ impl ChunkSink {
     ///
     /// # Cancel safety
     ///
-    /// Not cancel safe: a part of the chunk may have been sent, and the stream is broken then.
+    /// Dropping the future may leave the chunk partly sent; the rest of it goes out with the next
+    /// one.
     pub async fn send(&mut self, chunk: impl Into<Bytes>) -> Result<()> {
         let frame = message::encode_chunk(&chunk.into())?;
-        io::write_frame(self.send.stream_mut(), frame)
+        self.writer
+            .write(frame)
             .await
             .map_err(|e| LightningError::Stream(format!("cannot send a chunk: {e}")))
     }
 
-    pub(super) async fn end(mut self, end: &StreamEnd) {
-        if let Ok(frame) = message::encode_stream_end(end)
-            && io::write_frame(self.send.stream_mut(), frame).await.is_ok()
-        {
-            self.send.finish();
-        }
-    }
-
-    pub(super) fn send_stream(&mut self) -> &mut ResetOnDrop {
-        &mut self.send
+    pub(super) fn into_writer(self) -> FrameWriter {
+        self.writer
     }
 }
