@@ -23,6 +23,9 @@ pub enum MessageType {
     StreamEnd = 0x06,
     /// Client to server, [`Version::V1`](crate::Version::V1) only: a request that chunks follow.
     DuplexOpen = 0x07,
+    /// Client to server, [`Version::V1`](crate::Version::V1) only: the stream becomes a
+    /// [`lane`](crate::lane). It has no payload.
+    LaneOpen = 0x08,
 }
 
 impl TryFrom<u8> for MessageType {
@@ -37,6 +40,7 @@ impl TryFrom<u8> for MessageType {
             0x05 => Self::StreamChunk,
             0x06 => Self::StreamEnd,
             0x07 => Self::DuplexOpen,
+            0x08 => Self::LaneOpen,
             other => return Err(ProtoError::UnknownType(other)),
         })
     }
@@ -136,7 +140,7 @@ mod tests {
 
     #[test]
     fn refuses_unknown_types() {
-        for kind in (0..=u8::MAX).filter(|k| !(1..=7).contains(k)) {
+        for kind in (0..=u8::MAX).filter(|k| !(1..=8).contains(k)) {
             assert_eq!(
                 parse(&[kind, 0, 0, 0, 0], 10),
                 Err(ProtoError::UnknownType(kind))

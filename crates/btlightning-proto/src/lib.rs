@@ -8,6 +8,7 @@
 //! - [`message`]: the messages, encoded straight into a frame and decoded from it;
 //! - [`payload`]: the `data` map of a request or an answer, kept as the bytes it travels in;
 //! - [`msgpack`]: the serde serializer for typed values and the validating scanner;
+//! - [`lane`]: many small requests on one stream;
 //! - [`handshake`]: who signs what, and what is refused;
 //! - [`nonce`], [`rate`]: bounded memory of what has been seen;
 //! - [`limits`], [`close`]: every bound and every close reason, by name.
@@ -29,6 +30,7 @@ pub mod close;
 pub mod error;
 pub mod frame;
 pub mod handshake;
+pub mod lane;
 pub mod limits;
 pub mod message;
 pub mod msgpack;
@@ -42,7 +44,7 @@ pub use payload::Payload;
 /// The protocol every deployed peer speaks: a stream per exchange.
 pub const ALPN_V0: &[u8] = b"btlightning";
 
-/// The extended protocol: everything of [`ALPN_V0`], and streams of chunks from the client too.
+/// The extended protocol: everything of [`ALPN_V0`], streams of chunks from the client, and lanes.
 pub const ALPN_V1: &[u8] = b"btlightning/1";
 
 /// The protocol version that TLS agreed on.
@@ -68,6 +70,11 @@ impl Version {
 
     /// Whether the client may send chunks after its request.
     pub fn has_client_streams(self) -> bool {
+        self >= Self::V1
+    }
+
+    /// Whether small requests may travel on [`lane`]s.
+    pub fn has_lanes(self) -> bool {
         self >= Self::V1
     }
 }

@@ -179,6 +179,14 @@ impl Response {
         }
     }
 
+    /// Returns what the handler returned, or the server's word on what went wrong.
+    pub fn into_result(self) -> Result<Payload, String> {
+        if self.success {
+            return Ok(self.data);
+        }
+        Err(self.error.unwrap_or_else(|| "request failed".into()))
+    }
+
     /// Decodes the payload of a [`MessageType::SynapseResponse`] frame.
     pub fn decode(frame: Bytes) -> Result<Self, ProtoError> {
         let (mut success, mut data, mut timestamp, mut error) = (None, None, None, None);
@@ -363,6 +371,20 @@ pub fn decode_stream_end(frame: &[u8]) -> Result<StreamEnd, ProtoError> {
         success: success.ok_or(ProtoError::MissingField("success"))?,
         error,
     })
+}
+
+/// Encodes a [`MessageType::LaneOpen`] frame.
+pub fn encode_lane_open() -> Result<EncodedFrame, ProtoError> {
+    EncodedFrame::around(MessageType::LaneOpen, &[], &Bytes::new(), &[])
+}
+
+/// Checks the payload of a [`MessageType::LaneOpen`] frame, which is empty.
+pub fn decode_lane_open(frame: &[u8]) -> Result<(), ProtoError> {
+    if frame.is_empty() {
+        Ok(())
+    } else {
+        Err(ProtoError::TrailingBytes(frame.len()))
+    }
 }
 
 /// Encodes a [`MessageType::HandshakeRequest`] frame.

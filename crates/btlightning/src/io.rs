@@ -5,6 +5,7 @@ use std::borrow::BorrowMut;
 use btlightning_proto::{
     ProtoError,
     frame::{FrameHeader, HEADER_LEN, MessageType},
+    lane,
     limits::EAGER_ALLOCATION,
     message::EncodedFrame,
 };
@@ -112,6 +113,24 @@ impl<R: BorrowMut<RecvStream>> FrameReader<R> {
                 have: 0,
                 need: HEADER_LEN,
             })
+    }
+
+    /// Reads a varint that stands before the first frame; `None` when the stream ended before it.
+    pub(crate) async fn varint(&mut self) -> Result<Option<u64>, FrameError> {
+        loop {
+            if let Some((value, len)) = lane::peek_varint(&self.buffered) {
+                self.buffered.advance(len);
+                return Ok(Some(value));
+            }
+            if !self.fill().await? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Returns the stream and what was read from it beyond the last frame.
+    pub(crate) fn into_parts(self) -> (R, Bytes) {
+        (self.recv, self.buffered)
     }
 
     pub(crate) fn stream_mut(&mut self) -> &mut RecvStream {
@@ -239,6 +258,25 @@ impl FrameWriter {
         self.flush().await
     }
 
+    /// Takes bytes to be written by [`progress`](Self::progress). The writer must be idle.
+    pub(crate) fn queue(&mut self, bytes: Bytes) {
+        self.pending[0] = bytes;
+    }
+
+    /// Whether there is nothing left to write.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.pending.iter().all(Bytes::is_empty)
+    }
+
+    /// Writes as much as the stream takes now, waiting until it takes something.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub(crate) async fn progress(&mut self) -> Result<(), WriteError> {
+        self.send.write_chunks(&mut self.pending).await.map(drop)
+    }
+
     /// Writes the last frame and ends the stream. A peer that is gone gets nothing.
     pub(crate) async fn write_last(&mut self, frame: EncodedFrame) {
         if self.write(frame).await.is_ok() {
@@ -263,9 +301,8 @@ impl FrameWriter {
     }
 
     async fn flush(&mut self) -> Result<(), WriteError> {
-        while self.pending.iter().any(|chunk| !chunk.is_empty()) {
-            // Takes from the chunks exactly what was written.
-            self.send.write_chunks(&mut self.pending).await?;
+        while !self.is_idle() {
+            self.progress().await?;
         }
         Ok(())
     }

@@ -84,3 +84,8 @@ pub use types::{
     DEFAULT_MAX_FRAME_PAYLOAD, HandshakeRequest, HandshakeResponse, MessageType, PeerAddr,
     QuicAxonInfo, QuicRequest, QuicResponse, SynapsePacket, SynapseResponse, parse_frame_header,
 };
+
+/// Compiles and runs the examples of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

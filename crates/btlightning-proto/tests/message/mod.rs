@@ -34,6 +34,7 @@ pub(crate) enum Message {
         timestamp: u64,
         timeout_ms: Option<u64>,
     },
+    LaneOpen,
 }
 
 impl Message {
@@ -46,6 +47,7 @@ impl Message {
             Self::Chunk(_) => MessageType::StreamChunk,
             Self::End(_) => MessageType::StreamEnd,
             Self::DuplexOpen { .. } => MessageType::DuplexOpen,
+            Self::LaneOpen => MessageType::LaneOpen,
         }
     }
 
@@ -67,6 +69,7 @@ impl Message {
                 timestamp,
                 timeout_ms,
             } => message::encode_duplex_open(synapse_type, data, *timestamp, *timeout_ms),
+            Self::LaneOpen => message::encode_lane_open(),
         }
     }
 
@@ -99,6 +102,10 @@ impl Message {
                     timestamp: request.timestamp(),
                     timeout_ms: request.timeout_ms(),
                 }
+            }
+            MessageType::LaneOpen => {
+                message::decode_lane_open(&payload)?;
+                Self::LaneOpen
             }
         })
     }
@@ -154,6 +161,8 @@ impl Message {
                 ("timestamp", timestamp.into()),
                 ("timeout_ms", timeout_ms.map_or(Value::Nil, Value::from)),
             ],
+            // The only message without fields, so without a payload.
+            Self::LaneOpen => Vec::new(),
         }
     }
 }

@@ -6,11 +6,13 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwapOption;
 use btlightning_proto::{
     Payload, ProtoError, Version,
     close::{CloseReason, stream as code},
     frame::MessageType,
     handshake::{ClientHandshake, Fingerprint},
+    lane,
     limits::MAX_HANDSHAKE_PAYLOAD,
     message::{self, EncodedFrame, Response},
     nonce::Nonce,
@@ -18,6 +20,7 @@ use btlightning_proto::{
 use quinn::{Connection, Endpoint, RecvStream};
 use tokio::time::Instant;
 
+use super::{CallOptions, lane::Lane};
 use crate::{
     error::{CallError, CallErrorKind, Phase},
     io::{self, FrameReader, FrameWriter},
@@ -41,6 +44,17 @@ pub(super) struct Link {
     pub(super) version: Version,
     fingerprint: Fingerprint,
     authenticated: Mutex<HashSet<String>>,
+    lane: ArcSwapOption<Lane>,
+    /// Held while the lane is being opened, so that one is.
+    opening_lane: tokio::sync::Mutex<()>,
+}
+
+/// What became of a request that was answered.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    /// What the handler returned, or the server's word on what went wrong.
+    pub(super) result: Result<Payload, String>,
+    pub(super) latency: Duration,
 }
 
 /// A failure before it is known whose call it fails.
@@ -97,6 +111,8 @@ impl Link {
             version: Version::from_alpn(alpn.as_deref()),
             fingerprint: Fingerprint::of_certificate(&certificate),
             authenticated: Mutex::default(),
+            lane: ArcSwapOption::empty(),
+            opening_lane: tokio::sync::Mutex::default(),
             connection,
         })
     }
@@ -131,22 +147,36 @@ impl Link {
     }
 
     pub(super) fn close(&self, reason: CloseReason) {
-        self.connection
-            .close(reason.code().into(), reason.as_str().as_bytes());
+        let code = reason.code().into();
+        lightning_quic::close(&self.connection, code, reason.as_str().as_bytes());
     }
 
-    /// Sends a request and waits for its answer for at most `wait`.
+    /// Sends a request and waits for its answer for at most `options.timeout`.
+    ///
+    /// Small requests share a lane where the peer has lanes; others get a stream of their own.
     pub(super) async fn exchange(
         &self,
-        request: EncodedFrame,
+        synapse_type: &str,
+        data: &Payload,
         max_payload: usize,
-        wait: Option<Duration>,
-    ) -> Result<(Response, Duration), Failure> {
+        options: CallOptions,
+    ) -> Result<Outcome, Failure> {
+        if self.version.has_lanes() && lane::fits_record(synapse_type, data) {
+            let lane = self
+                .lane()
+                .await
+                .map_err(|kind| Failure::new(Phase::Send, kind))?;
+            return lane
+                .exchange(synapse_type, data, options.priority, options.timeout)
+                .await;
+        }
+        let request = encode_request(synapse_type, data, max_payload)
+            .map_err(|e| Failure::new(Phase::Send, CallErrorKind::Encode(e)))?;
         let started = Instant::now();
         let (mut send, mut reader) = self.open(request).await?;
         send.finish();
         let read = reader.expect_frame(max_payload);
-        let (kind, payload) = within(wait, "query", read)
+        let (kind, payload) = within(options.timeout, "query", read)
             .await?
             .map_err(|e| Failure::new(Phase::Wait, e.into()))?;
         let latency = started.elapsed();
@@ -154,14 +184,28 @@ impl Link {
             MessageType::SynapseResponse => {
                 let response = Response::decode(payload)
                     .map_err(|e| Failure::new(Phase::Wait, CallErrorKind::Decode(e)))?;
-                Ok((response, latency))
+                Ok(Outcome {
+                    result: response.into_result(),
+                    latency,
+                })
             }
-            MessageType::StreamChunk | MessageType::StreamEnd => Err(unexpected(
-                "received StreamChunk on non-streaming query; use query_axon_stream for streaming \
-                 synapses",
-            )),
+            MessageType::StreamChunk | MessageType::StreamEnd => Err(streaming_only()),
             other => Err(unexpected(&format!("unexpected response type: {other:?}"))),
         }
+    }
+
+    /// Returns the connection's lane, opening it for the first small request.
+    async fn lane(&self) -> Result<Arc<Lane>, CallErrorKind> {
+        if let Some(lane) = &*self.lane.load() {
+            return Ok(lane.clone());
+        }
+        let _opening = self.opening_lane.lock().await;
+        if let Some(lane) = &*self.lane.load() {
+            return Ok(lane.clone());
+        }
+        let lane = Lane::open(&self.connection).await?;
+        self.lane.store(Some(lane.clone()));
+        Ok(lane)
     }
 
     /// Opens a stream and sends the first frame on it.
@@ -287,6 +331,12 @@ pub(super) async fn within<F: Future>(
             .await
             .map_err(|_| Failure::new(Phase::Wait, CallErrorKind::Timeout { what, after: limit })),
     }
+}
+
+pub(super) fn streaming_only() -> Failure {
+    unexpected(
+        "received StreamChunk on non-streaming query; use query_axon_stream for streaming synapses",
+    )
 }
 
 pub(super) fn unexpected(text: &str) -> Failure {

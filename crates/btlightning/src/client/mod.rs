@@ -2,6 +2,7 @@
 
 mod config;
 mod core;
+mod lane;
 mod link;
 mod registry;
 mod stats;
@@ -15,18 +16,14 @@ use std::{
     time::Duration,
 };
 
-use btlightning_proto::{
-    ALPN_V0, ALPN_V1, Payload,
-    close::CloseReason,
-    message::{self, Response},
-};
+use btlightning_proto::{ALPN_V0, ALPN_V1, Payload, close::CloseReason, message};
 use lightning_quic::{EndpointSettings, TransportSettings, new_endpoint, tls};
 use quinn::Endpoint;
 use serde::{Serialize, de::DeserializeOwned};
 
 use self::core::{Core, Dialer};
 pub use config::{LightningClientConfig, LightningClientConfigBuilder};
-use link::{Failure, Identity};
+use link::{Failure, Identity, Outcome};
 pub use stats::{ClientStats, ConnectionStats};
 pub use streaming::{DuplexCall, DuplexReceiver, DuplexSender, StreamingResponse};
 
@@ -56,6 +53,9 @@ pub struct CallOptions {
     /// Longest wait for the answer once the request is sent; dialling and sending have limits of
     /// their own. Default: none, so until the connection dies.
     pub timeout: Option<Duration>,
+    /// Requests to one miner that have to queue go in the order of this, highest first.
+    /// Default: 0.
+    pub priority: u8,
 }
 
 impl CallOptions {
@@ -63,6 +63,13 @@ impl CallOptions {
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
+        self
+    }
+
+    /// Goes before requests of lower priority to the same miner.
+    #[must_use]
+    pub fn priority(mut self, priority: u8) -> Self {
+        self.priority = priority;
         self
     }
 }
@@ -75,20 +82,6 @@ pub struct Reply {
     pub data: Payload,
     /// Time from opening the stream to the answer.
     pub latency: Duration,
-}
-
-impl Reply {
-    fn of(response: Response, latency: Duration) -> std::result::Result<Self, CallErrorKind> {
-        if response.success {
-            return Ok(Self {
-                data: response.data,
-                latency,
-            });
-        }
-        Err(CallErrorKind::Remote(
-            response.error.unwrap_or_else(|| "request failed".into()),
-        ))
-    }
 }
 
 impl LightningClient {
@@ -144,6 +137,8 @@ impl LightningClient {
         transport.keep_alive_interval = Some(config.keep_alive_interval);
         // Miners answer on the client's streams and open none of their own.
         transport.max_bidi_streams = 0;
+        // Large answers to small requests.
+        transport.max_uni_streams = MAX_LARGE_ANSWERS;
         let quic = tls::any_certificate(
             &[ALPN_V1, ALPN_V0],
             transport.build().map_err(config_error)?,
@@ -275,10 +270,11 @@ impl LightningClient {
         data: &Payload,
         options: CallOptions,
     ) -> std::result::Result<Reply, CallError> {
-        let (response, latency) = self
-            .exchange(axon, synapse_type, data, options.timeout)
-            .await?;
-        Reply::of(response, latency).map_err(|kind| Failure::new(Phase::Wait, kind).of(axon))
+        let Outcome { result, latency } = self.exchange(axon, synapse_type, data, options).await?;
+        match result {
+            Ok(data) => Ok(Reply { data, latency }),
+            Err(text) => Err(Failure::new(Phase::Wait, CallErrorKind::Remote(text)).of(axon)),
+        }
     }
 
     /// Sends an encoded request whose answer comes in chunks.
@@ -416,15 +412,23 @@ impl LightningClient {
         timeout: Option<Duration>,
     ) -> Result<QuicResponse> {
         let data = Payload::from_map(&request.data)?;
-        let (response, latency) = self
-            .exchange(&axon, &request.synapse_type, &data, timeout)
+        let options = CallOptions {
+            timeout,
+            ..CallOptions::default()
+        };
+        let Outcome { result, latency } = self
+            .exchange(&axon, &request.synapse_type, &data, options)
             .await
             .map_err(in_old_words)?;
+        let (success, data, error) = match result {
+            Ok(data) => (true, data.to_map()?, None),
+            Err(text) => (false, HashMap::new(), Some(text)),
+        };
         Ok(QuicResponse {
-            success: response.success,
-            data: response.data.to_map()?,
+            success,
+            data,
             latency_ms: latency.as_secs_f64() * 1000.0,
-            error: response.error,
+            error,
         })
     }
 
@@ -433,13 +437,11 @@ impl LightningClient {
         axon: &QuicAxonInfo,
         synapse_type: &str,
         data: &Payload,
-        timeout: Option<Duration>,
-    ) -> std::result::Result<(Response, Duration), CallError> {
+        options: CallOptions,
+    ) -> std::result::Result<Outcome, CallError> {
         let max_payload = self.core.config.max_frame_payload_bytes;
-        let frame = link::encode_request(synapse_type, data, max_payload)
-            .map_err(|e| Failure::new(Phase::Send, CallErrorKind::Encode(e)).of(axon))?;
         let link = self.link_for(axon).await?;
-        link.exchange(frame, max_payload, timeout)
+        link.exchange(synapse_type, data, max_payload, options)
             .await
             .map_err(|f| f.of(axon))
     }
@@ -499,6 +501,9 @@ fn in_old_words(error: CallError) -> LightningError {
     }
     error.into()
 }
+
+/// Answers too large for a lane that a miner may send at a time.
+const MAX_LARGE_ANSWERS: u32 = 64;
 
 /// How long closing waits for the close packets to get out.
 const CLOSE_LINGER: Duration = Duration::from_millis(500);

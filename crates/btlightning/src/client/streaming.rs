@@ -294,7 +294,9 @@ impl DuplexReceiver {
             MessageType::SynapseResponse => {
                 let response =
                     Response::decode(payload).map_err(|e| self.error(CallErrorKind::Decode(e)))?;
-                self.reply = Some(Reply::of(response, self.started.elapsed()));
+                let latency = self.started.elapsed();
+                let reply = response.into_result().map(|data| Reply { data, latency });
+                self.reply = Some(reply.map_err(CallErrorKind::Remote));
                 Ok(None)
             }
             other => Err(self.error(CallErrorKind::Unexpected(format!(

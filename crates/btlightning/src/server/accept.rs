@@ -97,9 +97,9 @@ async fn accept_streams(shared: &Arc<Shared>, session: &Arc<Session>) {
     loop {
         match session.connection.accept_bi().await {
             Ok((send, recv)) => {
-                if dispatch::check_strange_stream(session) {
+                if dispatch::admits_stream(session) {
                     let serve = dispatch::serve_stream(shared.clone(), session.clone(), send, recv);
-                    shared.requests.spawn(serve);
+                    tokio::spawn(serve);
                 }
             }
             Err(reason) => {

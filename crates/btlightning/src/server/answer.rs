@@ -16,3 +16,9 @@ pub(crate) const STREAM_FAILED: &str = "stream processing failed";
 pub(crate) const SERIALIZATION_FAILED: &str = "internal serialization error";
 /// The server is shutting down and has not begun the request.
 pub(crate) const SHUTTING_DOWN: &str = "server shutting down";
+/// The caller gave up; it does not look at this any more.
+pub(crate) const CANCELLED: &str = "cancelled";
+/// The time that the caller gave is over; its own clock says the same.
+pub(crate) const DEADLINE_EXCEEDED: &str = "deadline exceeded";
+/// The type is served in chunks, and was queried as if it were not.
+pub(crate) const STREAMING_ONLY: &str = "streaming synapse type queried without a stream";

@@ -13,15 +13,17 @@ use bytes::Bytes;
 use futures::FutureExt;
 use quinn::{RecvStream, SendStream};
 use tokio::{sync::mpsc, time::Instant};
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::{
-    answer,
+    LightningServerConfig, answer,
     context::RequestContext,
     handler::StreamingSynapseHandler,
-    handshake,
+    handshake, lane, pool,
     routes::{Asynchronous, Route, Streaming},
     session::{Caller, Session},
     shared::Shared,
+    stats::Counters,
     stream::{ChunkSink, ChunkStream},
 };
 use crate::{
@@ -29,6 +31,9 @@ use crate::{
     io::{FrameError, FrameReader, FrameWriter},
     util::unix_timestamp_secs,
 };
+
+/// What a handler's run comes to: an answer, or the text to give in its place.
+pub(super) type Verdict = std::result::Result<Payload, &'static str>;
 
 /// Serves one stream.
 pub(super) async fn serve_stream(
@@ -38,13 +43,30 @@ pub(super) async fn serve_stream(
     recv: RecvStream,
 ) {
     let mut reader = FrameReader::new(recv);
-    let mut send = FrameWriter::new(send, code::REFUSED);
     let caller = session.caller();
     let limit = match caller {
         Some(_) => shared.config.max_frame_payload_bytes,
         None => MAX_HANDSHAKE_PAYLOAD,
     };
-    let (kind, payload) = match reader.expect_frame(limit).await {
+    let frame = reader.expect_frame(limit).await;
+    if let (Ok((MessageType::LaneOpen, _)), Some(caller)) = (&frame, &caller)
+        && session.version.has_lanes()
+        && let Some(_place) = session.enter_lane()
+    {
+        let (recv, received) = reader.into_parts();
+        lane::serve(
+            shared,
+            session.clone(),
+            caller.clone(),
+            send,
+            recv,
+            received,
+        )
+        .await;
+        return;
+    }
+    let mut send = FrameWriter::new(send, code::REFUSED);
+    let (kind, payload) = match frame {
         Ok(frame) => frame,
         Err(FrameError::Proto(error)) => {
             tracing::debug!(peer = %session.remote_addr(), %error, "refused a frame");
@@ -68,12 +90,7 @@ pub(super) async fn serve_stream(
             }
         }
         (MessageType::SynapsePacket, Some(caller)) => {
-            session.touch();
-            let call = Call {
-                shared,
-                session,
-                caller,
-            };
+            let call = Call::new(shared, session, caller);
             match Request::decode(payload) {
                 Ok(request) => {
                     call.serve(send, request, ChunkStream::empty(), Ending::Plain)
@@ -86,13 +103,8 @@ pub(super) async fn serve_stream(
             }
         }
         (MessageType::DuplexOpen, Some(caller)) if session.version.has_client_streams() => {
-            session.touch();
             let input = ChunkStream::new(reader, shared.config.max_frame_payload_bytes);
-            let call = Call {
-                shared,
-                session,
-                caller,
-            };
+            let call = Call::new(shared, session, caller);
             match Request::decode_duplex(payload) {
                 Ok(request) => call.serve(send, request, input, Ending::Duplex).await,
                 Err(error) => {
@@ -101,16 +113,13 @@ pub(super) async fn serve_stream(
                 }
             }
         }
-        (MessageType::SynapsePacket | MessageType::DuplexOpen, None) => {
-            shared.counters.refused.add_one();
-            tracing::debug!(peer = %session.remote_addr(), "request before the handshake");
-            let text = answer::AUTHENTICATION_FAILED;
-            respond(&mut send, Response::failure(text, unix_timestamp_secs())).await;
-        }
-        (kind, _) => {
+        (kind, caller) => {
             shared.counters.refused.add_one();
             tracing::debug!(peer = %session.remote_addr(), ?kind, "unexpected message");
-            let text = answer::INVALID_REQUEST;
+            let text = match caller {
+                Some(_) => answer::INVALID_REQUEST,
+                None => answer::AUTHENTICATION_FAILED,
+            };
             respond(&mut send, Response::failure(text, unix_timestamp_secs())).await;
         }
     }
@@ -130,9 +139,22 @@ struct Call {
     shared: Arc<Shared>,
     session: Arc<Session>,
     caller: Arc<Caller>,
+    /// Lets a stopping server wait for the request.
+    _running: TaskTrackerToken,
 }
 
 impl Call {
+    fn new(shared: Arc<Shared>, session: Arc<Session>, caller: Arc<Caller>) -> Self {
+        session.touch();
+        let running = shared.requests.token();
+        Self {
+            shared,
+            session,
+            caller,
+            _running: running,
+        }
+    }
+
     async fn serve(
         self,
         mut send: FrameWriter,
@@ -186,10 +208,12 @@ impl Call {
             Some(Route::Blocking(handler)) => {
                 let inner = context.clone();
                 let data = request.into_data();
-                let work = tokio::task::spawn_blocking(move || {
+                let work = pool::spawn(self.shared.runtime(), move || {
                     handler.handle_payload(inner.synapse_type(), data)
                 })
-                .map(|joined| joined.unwrap_or_else(|e| Err(LightningError::handler(e))));
+                .map(|done| {
+                    done.unwrap_or_else(|_| Err(LightningError::handler("handler panicked")))
+                });
                 self.serve_unary(send, &context, work).await;
             }
         }
@@ -215,7 +239,7 @@ impl Call {
             },
             Err(text) => Response::failure(text, now),
         };
-        if !self.fits(&response.data) {
+        if !fits(&self.shared.config, &response.data) {
             let text = answer::SERIALIZATION_FAILED;
             respond(&mut send, Response::failure(text, now)).await;
             return;
@@ -272,7 +296,7 @@ impl Call {
             Ending::Duplex => {
                 let now = unix_timestamp_secs();
                 let response = match outcome {
-                    Ok(data) if self.fits(&data) => Response {
+                    Ok(data) if fits(&self.shared.config, &data) => Response {
                         success: true,
                         data,
                         timestamp: now,
@@ -292,7 +316,7 @@ impl Call {
         stopped: impl Future<Output = ()>,
         context: &RequestContext,
         work: impl Future<Output = Result<Payload>>,
-    ) -> Option<std::result::Result<Payload, &'static str>> {
+    ) -> Option<Verdict> {
         let counters = &self.shared.counters;
         let result = tokio::select! {
             biased;
@@ -308,25 +332,7 @@ impl Call {
                 return Some(Err(answer::HANDLER_TIMED_OUT));
             }
         };
-        Some(match result {
-            Ok(Ok(data)) => Ok(data),
-            // The caller's fault: the request does not fit the handler's type.
-            Ok(Err(LightningError::Serialization(error))) => {
-                counters.failed.add_one();
-                tracing::warn!(?context, %error, "request or answer does not fit the handler");
-                Err(answer::PROCESSING_FAILED)
-            }
-            Ok(Err(error)) => {
-                counters.failed.add_one();
-                tracing::error!(?context, %error, "handler failed");
-                Err(answer::PROCESSING_FAILED)
-            }
-            Err(_panic) => {
-                counters.failed.add_one();
-                tracing::error!(?context, "handler panicked");
-                Err(answer::PROCESSING_FAILED)
-            }
-        })
+        Some(judge(counters, &self.caller, result))
     }
 
     async fn refuse(
@@ -352,11 +358,31 @@ impl Call {
             Instant::now() + time,
         )
     }
+}
 
-    /// Whether the answer fits a frame, with room for what stands around the data.
-    fn fits(&self, data: &Payload) -> bool {
-        data.as_bytes().len() + RESPONSE_OVERHEAD <= self.shared.config.max_frame_payload_bytes
+/// Turns a handler's result into what its caller may know of it, and logs the rest.
+pub(super) fn judge(
+    counters: &Counters,
+    caller: &Caller,
+    result: std::thread::Result<Result<Payload>>,
+) -> Verdict {
+    let hotkey = &caller.hotkey;
+    match result {
+        Ok(Ok(data)) => return Ok(data),
+        // The caller's fault as a rule: its request does not fit the handler's type.
+        Ok(Err(LightningError::Serialization(error))) => {
+            tracing::warn!(%hotkey, %error, "request or answer does not fit the handler");
+        }
+        Ok(Err(error)) => tracing::error!(%hotkey, %error, "handler failed"),
+        Err(_panic) => tracing::error!(%hotkey, "handler panicked"),
     }
+    counters.failed.add_one();
+    Err(answer::PROCESSING_FAILED)
+}
+
+/// Whether an answer fits a frame, with room for what stands around the data.
+pub(super) fn fits(config: &LightningServerConfig, data: &Payload) -> bool {
+    data.as_bytes().len() + RESPONSE_OVERHEAD <= config.max_frame_payload_bytes
 }
 
 /// Runs a handler that sends through a channel, and sends what comes out of it.
@@ -401,7 +427,7 @@ async fn respond(send: &mut FrameWriter, response: Response) {
 }
 
 /// Closes a connection that opens stream after stream without authenticating.
-pub(super) fn check_strange_stream(session: &Session) -> bool {
+pub(super) fn admits_stream(session: &Session) -> bool {
     if session.caller().is_some() || session.count_strange_stream() <= MAX_STREAMS_BEFORE_HANDSHAKE
     {
         return true;

@@ -13,7 +13,9 @@ mod dispatch;
 mod gate;
 mod handler;
 mod handshake;
+mod lane;
 mod policy;
+mod pool;
 mod refresh;
 mod routes;
 mod session;
@@ -202,6 +204,7 @@ impl LightningServer {
     ///
     /// [`LightningError::Config`] when the address cannot be bound.
     pub async fn start(&mut self) -> Result<()> {
+        self.shared.set_runtime(tokio::runtime::Handle::current());
         let addr = self.resolve_host().await?;
         let config = &self.shared.config;
         let mut transport = TransportSettings::default();
@@ -278,7 +281,7 @@ impl LightningServer {
     ///
     /// Dropping the future leaves a server that refuses requests; call it again to go on.
     pub async fn shutdown(&self, grace: Duration) -> Result<()> {
-        self.shared.begin_draining();
+        self.shared.draining.cancel();
         self.shared.requests.close();
         if tokio::time::timeout(grace, self.shared.requests.wait())
             .await
@@ -291,8 +294,7 @@ impl LightningServer {
         }
         self.shared.stopped.cancel();
         if let Some(endpoint) = &self.endpoint {
-            let reason = CloseReason::ServerShutdown;
-            endpoint.close(reason.code().into(), reason.as_str().as_bytes());
+            self.close_connections(endpoint);
             // Lets the close packets out; a peer that is gone must not hold us up.
             let _ = tokio::time::timeout(CLOSE_LINGER, endpoint.wait_idle()).await;
         }
@@ -406,6 +408,15 @@ impl LightningServer {
             .ok_or_else(|| LightningError::Config("server not started: call start() first".into()))
     }
 
+    fn close_connections(&self, endpoint: &Endpoint) {
+        let reason = CloseReason::ServerShutdown;
+        // One by one first, so that a peer in the middle of a transfer learns of it too.
+        for registration in self.shared.sessions().values() {
+            registration.session.close(reason);
+        }
+        endpoint.close(reason.code().into(), reason.as_str().as_bytes());
+    }
+
     fn register(&self, synapse_type: String, route: Route) {
         tracing::info!(synapse_type, "handler registered");
         self.shared
@@ -440,8 +451,7 @@ impl Drop for LightningServer {
     fn drop(&mut self) {
         self.shared.stopped.cancel();
         if let Some(endpoint) = &self.endpoint {
-            let reason = CloseReason::ServerShutdown;
-            endpoint.close(reason.code().into(), reason.as_str().as_bytes());
+            self.close_connections(endpoint);
         }
     }
 }

@@ -37,6 +37,7 @@ pub(crate) struct Session {
     last_activity: AtomicU64,
     /// Streams seen before the first hotkey was authenticated.
     strange_streams: AtomicU32,
+    lanes: AtomicU32,
     authenticated: Notify,
 }
 
@@ -49,6 +50,7 @@ impl Session {
             callers: Mutex::default(),
             last_activity: AtomicU64::new(unix_timestamp_secs()),
             strange_streams: AtomicU32::new(0),
+            lanes: AtomicU32::new(0),
             authenticated: Notify::new(),
         }
     }
@@ -98,6 +100,13 @@ impl Session {
         self.strange_streams.fetch_add(1, Ordering::Relaxed) + 1
     }
 
+    /// Takes one of the connection's lanes, if there is one left; given back when dropped.
+    pub(crate) fn enter_lane(self: &Arc<Self>) -> Option<LanePlace> {
+        let taken = self.lanes.fetch_add(1, Ordering::Relaxed);
+        let place = LanePlace(self.clone());
+        (taken < MAX_LANES).then_some(place)
+    }
+
     pub(crate) fn touch(&self) {
         self.last_activity
             .store(unix_timestamp_secs(), Ordering::Relaxed);
@@ -113,14 +122,27 @@ impl Session {
     }
 
     pub(crate) fn close(&self, reason: CloseReason) {
-        self.connection
-            .close(reason.code().into(), reason.as_str().as_bytes());
+        let code = reason.code().into();
+        lightning_quic::close(&self.connection, code, reason.as_str().as_bytes());
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Caller>>> {
         self.callers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// One of a connection's lanes.
+#[derive(Debug)]
+pub(crate) struct LanePlace(Arc<Session>);
+
+impl Drop for LanePlace {
+    fn drop(&mut self) {
+        self.0.lanes.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Lanes that a connection may have: each may have as many requests open as a connection streams.
+const MAX_LANES: u32 = 4;
 
 /// Shows an IPv4 address as one, also on a socket that carries both families.
 pub(crate) fn canonical(addr: SocketAddr) -> SocketAddr {

@@ -3,10 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     net::IpAddr,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock},
 };
 
 use arc_swap::ArcSwap;
@@ -16,7 +13,7 @@ use btlightning_proto::{
     nonce::NonceWindow,
     rate::AttemptLimiter,
 };
-use tokio::sync::Semaphore;
+use tokio::{runtime::Handle, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -47,7 +44,9 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     /// Requests being served.
     pub(crate) requests: TaskTracker,
-    draining: AtomicBool,
+    /// Cancelled when the server begins to stop.
+    pub(crate) draining: CancellationToken,
+    runtime: OnceLock<Handle>,
     /// Ends the background tasks of one run.
     pub(crate) stopped: CancellationToken,
 }
@@ -93,7 +92,8 @@ impl Shared {
             verifiers: Arc::new(Semaphore::new(cores)),
             counters: Counters::default(),
             requests: TaskTracker::new(),
-            draining: AtomicBool::new(false),
+            draining: CancellationToken::new(),
+            runtime: OnceLock::new(),
             stopped: CancellationToken::new(),
             config,
         }
@@ -126,11 +126,18 @@ impl Shared {
     }
 
     pub(crate) fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        self.draining.is_cancelled()
     }
 
-    pub(crate) fn begin_draining(&self) {
-        self.draining.store(true, Ordering::Relaxed);
+    /// Remembers the runtime that the server was started on.
+    pub(crate) fn set_runtime(&self, runtime: Handle) {
+        let _ = self.runtime.set(runtime);
+    }
+
+    /// Returns the runtime that the server was started on. Only for code that a started server
+    /// runs.
+    pub(crate) fn runtime(&self) -> Handle {
+        self.runtime.get().cloned().unwrap_or_else(Handle::current)
     }
 
     /// Whether packets from `ip` are answered.

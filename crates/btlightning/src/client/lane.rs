@@ -1,0 +1,406 @@
+//! The client's end of a lane: many callers, one stream, one task that reads and writes it.
+
+use std::{
+    cmp::Reverse,
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use btlightning_proto::{
+    Payload, ProtoError,
+    close::{CloseReason, stream as code},
+    lane::{self, INITIAL_CREDIT, RecordBuffer, ServerRecord, take_server_record},
+    message,
+};
+use bytes::BytesMut;
+use quinn::{Connection, RecvStream};
+use slab::Slab;
+use tokio::{
+    sync::{Notify, oneshot},
+    time::Instant,
+};
+
+use super::link::{Failure, Outcome, within};
+use crate::{
+    error::{CallErrorKind, Phase},
+    io::{FrameReader, FrameWriter},
+    server::answer,
+};
+
+/// One lane of a connection.
+#[derive(Debug)]
+pub(super) struct Lane {
+    state: Mutex<State>,
+    /// Wakes the lane's task when there is something to write.
+    wake: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Records to be written.
+    out: BytesMut,
+    /// Requests the server still allows.
+    credit: u64,
+    /// Requests without an answer, by id.
+    open: Slab<Slot>,
+    /// Requests without credit: higher priority first, then older first.
+    waiting: BTreeMap<WaitKey, Waiting>,
+    next_in_line: u64,
+    /// Why nothing can be sent any more.
+    ended: Option<CallErrorKind>,
+}
+
+type WaitKey = (Reverse<u8>, u64);
+type Answer = Result<Result<Payload, String>, Failure>;
+
+#[derive(Debug)]
+enum Slot {
+    /// In line for credit.
+    Waiting(WaitKey, oneshot::Sender<Answer>),
+    /// Sent.
+    Sent(oneshot::Sender<Answer>),
+    /// Sent, and given up by its caller. The id is free when the server has answered.
+    Abandoned,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    id: usize,
+    priority: u8,
+    timeout_ms: u64,
+    synapse_type: Box<str>,
+    data: Payload,
+}
+
+impl Lane {
+    /// Opens a lane on an authenticated connection.
+    pub(super) async fn open(connection: &Connection) -> Result<Arc<Self>, CallErrorKind> {
+        let (send, recv) = connection.open_bi().await.map_err(CallErrorKind::Lost)?;
+        let mut send = FrameWriter::new(send, code::CANCELLED);
+        let opening = message::encode_lane_open().map_err(CallErrorKind::Encode)?;
+        send.write(opening).await.map_err(crate::io::write_error)?;
+        let lane = Arc::new(Self {
+            state: Mutex::new(State {
+                out: BytesMut::new(),
+                credit: INITIAL_CREDIT.into(),
+                open: Slab::new(),
+                waiting: BTreeMap::new(),
+                next_in_line: 0,
+                ended: None,
+            }),
+            wake: Notify::new(),
+        });
+        tokio::spawn(lane.clone().run(connection.clone(), send, recv));
+        tokio::spawn(lane.clone().accept_large_answers(connection.clone()));
+        Ok(lane)
+    }
+
+    /// Sends a request and waits for its answer for at most `wait`.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future tells the server, which drops the handler.
+    pub(super) async fn exchange(
+        self: &Arc<Self>,
+        synapse_type: &str,
+        data: &Payload,
+        priority: u8,
+        wait: Option<Duration>,
+    ) -> Result<Outcome, Failure> {
+        let started = Instant::now();
+        let timeout_ms = wait.map_or(0, |t| {
+            u64::try_from(t.as_millis()).unwrap_or(u64::MAX).max(1)
+        });
+        let (sender, receiver) = oneshot::channel();
+        let id = self.send(synapse_type, data, priority, timeout_ms, sender)?;
+        let mut guard = AbandonOnDrop {
+            lane: self,
+            id: Some(id),
+        };
+        let answer = within(wait, "query", receiver).await?;
+        guard.id = None;
+        let lost = || Failure::new(Phase::Wait, CallErrorKind::CutShort { have: 0, need: 1 });
+        let outcome = answer.unwrap_or_else(|_| Err(lost()))?;
+        match (outcome, wait) {
+            // The server's clock was a little faster than ours.
+            (Err(text), Some(after)) if text == answer::DEADLINE_EXCEEDED => Err(Failure::new(
+                Phase::Wait,
+                CallErrorKind::Timeout {
+                    what: "query",
+                    after,
+                },
+            )),
+            (Err(text), _) if text == answer::STREAMING_ONLY => Err(super::link::streaming_only()),
+            (outcome, _) => Ok(Outcome {
+                result: outcome,
+                latency: started.elapsed(),
+            }),
+        }
+    }
+
+    fn send(
+        &self,
+        synapse_type: &str,
+        data: &Payload,
+        priority: u8,
+        timeout_ms: u64,
+        sender: oneshot::Sender<Answer>,
+    ) -> Result<usize, Failure> {
+        let mut state = self.lock();
+        if let Some(reason) = &state.ended {
+            return Err(Failure::new(Phase::Send, reason.clone()));
+        }
+        if state.credit == 0 {
+            let key = (Reverse(priority), state.next_in_line);
+            state.next_in_line += 1;
+            let id = state.open.insert(Slot::Waiting(key, sender));
+            let synapse_type = synapse_type.into();
+            let data = data.clone();
+            state.waiting.insert(
+                key,
+                Waiting {
+                    id,
+                    priority,
+                    timeout_ms,
+                    synapse_type,
+                    data,
+                },
+            );
+            return Ok(id);
+        }
+        let id = state.open.vacant_key();
+        let idle = state.out.is_empty();
+        lane::put_request(
+            &mut state.out,
+            id as u64,
+            priority,
+            timeout_ms,
+            synapse_type,
+            data,
+        )
+        .map_err(|e| Failure::new(Phase::Send, CallErrorKind::Encode(e)))?;
+        state.open.insert(Slot::Sent(sender));
+        state.credit -= 1;
+        drop(state);
+        if idle {
+            self.wake.notify_one();
+        }
+        Ok(id)
+    }
+
+    fn abandon(&self, id: usize) {
+        let mut state = self.lock();
+        match state.open.get_mut(id) {
+            Some(Slot::Waiting(key, _)) => {
+                let key = *key;
+                state.waiting.remove(&key);
+                state.open.remove(id);
+            }
+            Some(slot @ Slot::Sent(_)) => {
+                *slot = Slot::Abandoned;
+                lane::put_cancel(&mut state.out, id as u64);
+                drop(state);
+                self.wake.notify_one();
+            }
+            Some(Slot::Abandoned) | None => {}
+        }
+    }
+
+    async fn run(
+        self: Arc<Self>,
+        connection: Connection,
+        mut send: FrameWriter,
+        mut recv: RecvStream,
+    ) {
+        let mut buffer = RecordBuffer::default();
+        let mut answers = Vec::new();
+        let reason = loop {
+            let result = self.take_records(&mut buffer, &mut answers);
+            for (sender, answer) in answers.drain(..) {
+                let sender: oneshot::Sender<Answer> = sender;
+                // A caller who gave up meanwhile.
+                let _ = sender.send(answer);
+            }
+            if let Err(error) = result {
+                tracing::warn!(%error, "the server broke the lane's rules, closing the connection");
+                // Answers could be taken for those of other requests.
+                let reason = CloseReason::Done;
+                connection.close(reason.code().into(), reason.as_str().as_bytes());
+                break CallErrorKind::Decode(error);
+            }
+            if send.is_idle() {
+                let mut state = self.lock();
+                if !state.out.is_empty() {
+                    send.queue(state.out.split().freeze());
+                }
+            }
+            tokio::select! {
+                biased;
+                written = send.progress(), if !send.is_idle() => {
+                    if let Err(error) = written {
+                        break crate::io::write_error(error);
+                    }
+                }
+                chunk = recv.read_chunk(usize::MAX, true) => match chunk {
+                    Ok(Some(chunk)) => buffer.push(chunk.bytes),
+                    Ok(None) => break CallErrorKind::CutShort { have: 0, need: 1 },
+                    Err(error) => break crate::io::FrameError::from(error).into(),
+                },
+                () = self.wake.notified() => {}
+            }
+        };
+        self.end(&reason);
+    }
+
+    /// Takes the records that have come and notes whom they answer.
+    fn take_records(
+        &self,
+        buffer: &mut RecordBuffer,
+        answers: &mut Vec<(oneshot::Sender<Answer>, Answer)>,
+    ) -> Result<(), ProtoError> {
+        let Some(first) = buffer.next(take_server_record)? else {
+            return Ok(());
+        };
+        let mut state = self.lock();
+        let mut next = Some(first);
+        while let Some(record) = next {
+            match record {
+                ServerRecord::Answer { id, data } => {
+                    answers.extend(state.close(id)?.map(|sender| (sender, Ok(Ok(data)))));
+                }
+                ServerRecord::Failure { id, text } => {
+                    answers.extend(state.close(id)?.map(|sender| (sender, Ok(Err(text)))));
+                }
+                ServerRecord::Credit { requests } => {
+                    state.credit = state.credit.saturating_add(requests);
+                    state.send_waiting()?;
+                }
+                ServerRecord::GoAway => {
+                    let shutting_down = CallErrorKind::Remote(answer::SHUTTING_DOWN.to_owned());
+                    answers.extend(state.fail_waiting(&shutting_down));
+                    state.ended = Some(shutting_down);
+                }
+            }
+            next = buffer.next(take_server_record)?;
+        }
+        Ok(())
+    }
+
+    /// Takes answers that were too large for the lane.
+    async fn accept_large_answers(self: Arc<Self>, connection: Connection) {
+        while let Ok(stream) = connection.accept_uni().await {
+            let lane = self.clone();
+            tokio::spawn(async move {
+                let mut reader = FrameReader::new(stream);
+                let Ok(Some(id)) = reader.varint().await else {
+                    return;
+                };
+                let frame = reader.expect_frame(btlightning_proto::limits::MAX_FRAME_PAYLOAD_LIMIT);
+                let answer = match frame.await {
+                    Ok((_, payload)) => match message::Response::decode(payload) {
+                        Ok(response) if response.success => Ok(Ok(response.data)),
+                        Ok(response) => Ok(Err(response.error.unwrap_or_default())),
+                        Err(e) => Err(Failure::new(Phase::Wait, CallErrorKind::Decode(e))),
+                    },
+                    Err(e) => Err(Failure::new(Phase::Wait, e.into())),
+                };
+                let sender = lane.lock().close(id);
+                lane.wake.notify_one();
+                if let Ok(Some(sender)) = sender {
+                    let _ = sender.send(answer);
+                }
+            });
+        }
+    }
+
+    fn end(&self, reason: &CallErrorKind) {
+        let (waiting, open) = {
+            let mut state = self.lock();
+            state.ended.get_or_insert_with(|| reason.clone());
+            (state.fail_waiting(reason), std::mem::take(&mut state.open))
+        };
+        for (sender, answer) in waiting {
+            let _ = sender.send(answer);
+        }
+        for (_, slot) in open {
+            if let Slot::Sent(sender) = slot {
+                let _ = sender.send(Err(Failure::new(Phase::Wait, reason.clone())));
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Takes back the credit of an answered request and returns who waits for it, if anybody does.
+    fn close(&mut self, id: u64) -> Result<Option<oneshot::Sender<Answer>>, ProtoError> {
+        const UNKNOWN: ProtoError = ProtoError::Field {
+            field: "id",
+            expected: "the id of an open request",
+        };
+        let id = usize::try_from(id).map_err(|_| UNKNOWN)?;
+        let sender = match self.open.get(id) {
+            Some(Slot::Sent(_) | Slot::Abandoned) => match self.open.remove(id) {
+                Slot::Sent(sender) => Some(sender),
+                _ => None,
+            },
+            Some(Slot::Waiting(..)) | None => return Err(UNKNOWN),
+        };
+        self.credit += 1;
+        self.send_waiting()?;
+        Ok(sender)
+    }
+
+    /// Sends requests that were in line, as far as the credit goes.
+    fn send_waiting(&mut self) -> Result<(), ProtoError> {
+        while self.credit > 0 {
+            let Some((_, next)) = self.waiting.pop_first() else {
+                return Ok(());
+            };
+            lane::put_request(
+                &mut self.out,
+                next.id as u64,
+                next.priority,
+                next.timeout_ms,
+                &next.synapse_type,
+                &next.data,
+            )?;
+            self.credit -= 1;
+            if let Some(slot) = self.open.get_mut(next.id)
+                && let Slot::Waiting(_, sender) = std::mem::replace(slot, Slot::Abandoned)
+            {
+                *slot = Slot::Sent(sender);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes all requests out of the line; the server has not seen them.
+    fn fail_waiting(&mut self, reason: &CallErrorKind) -> Vec<(oneshot::Sender<Answer>, Answer)> {
+        let mut failed = Vec::new();
+        for waiting in std::mem::take(&mut self.waiting).into_values() {
+            if let Some(Slot::Waiting(_, sender)) = self.open.try_remove(waiting.id) {
+                failed.push((sender, Err(Failure::new(Phase::Send, reason.clone()))));
+            }
+        }
+        failed
+    }
+}
+
+/// Gives a request up when its caller does.
+struct AbandonOnDrop<'a> {
+    lane: &'a Lane,
+    id: Option<usize>,
+}
+
+impl Drop for AbandonOnDrop<'_> {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            self.lane.abandon(id);
+        }
+    }
+}

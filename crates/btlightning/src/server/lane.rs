@@ -1,0 +1,414 @@
+//! Serves a lane: small requests in, small answers out, on one stream and mostly in one task.
+//!
+//! A handler that is done at its first poll costs no task, no timer and no wake-up: its answer
+//! goes into the batch that is written when the requests at hand are through. Only a handler that
+//! has to wait gets a task, and one that may block a thread.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    future::Future,
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use btlightning_proto::{
+    Payload, ProtoError,
+    close::stream as code,
+    lane::{self, ClientRecord, INITIAL_CREDIT, LaneRequest, RecordBuffer, take_client_record},
+    message::Response,
+};
+use bytes::{Bytes, BytesMut};
+use futures::FutureExt;
+use quinn::{RecvStream, SendStream};
+use tokio::{sync::Notify, time::Instant};
+use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
+
+use super::{
+    answer,
+    context::RequestContext,
+    dispatch::{self, Verdict},
+    pool,
+    routes::{Asynchronous, Route},
+    session::{Caller, Session},
+    shared::Shared,
+};
+use crate::{error::Result, io::FrameWriter, util::unix_timestamp_secs};
+
+/// A lane as its task and the handlers on other tasks and threads see it.
+struct Lane {
+    shared: Arc<Shared>,
+    session: Arc<Session>,
+    caller: Arc<Caller>,
+    state: Mutex<State>,
+    /// Wakes the lane's task when there is something to write.
+    wake: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    /// Records to be written.
+    out: BytesMut,
+    /// Requests whose handler has not answered.
+    open: HashMap<u64, Open>,
+    /// When the time of each open request is over.
+    deadlines: BTreeSet<(Instant, u64)>,
+}
+
+struct Open {
+    cancelled: CancellationToken,
+    deadline: Instant,
+    /// What to say when the deadline passes.
+    late: &'static str,
+    /// Lets a stopping server wait for the request.
+    _running: TaskTrackerToken,
+}
+
+type Work = Pin<Box<dyn Future<Output = Verdict> + Send>>;
+
+/// Serves a lane until the client ends it or breaks its rules.
+pub(super) async fn serve(
+    shared: Arc<Shared>,
+    session: Arc<Session>,
+    caller: Arc<Caller>,
+    send: SendStream,
+    mut recv: RecvStream,
+    received: Bytes,
+) {
+    let mut send = FrameWriter::new(send, code::REFUSED);
+    let credit = shared
+        .config
+        .max_concurrent_bidi_streams
+        .max(INITIAL_CREDIT);
+    let draining = shared.draining.clone();
+    let lane = Arc::new(Lane {
+        shared,
+        session,
+        caller,
+        state: Mutex::default(),
+        wake: Notify::new(),
+    });
+    if credit > INITIAL_CREDIT {
+        lane::put_credit(&mut lane.lock().out, u64::from(credit - INITIAL_CREDIT));
+    }
+    let mut buffer = RecordBuffer::default();
+    buffer.push(received);
+    let result = lane
+        .run(
+            &mut send,
+            &mut recv,
+            &mut buffer,
+            credit as usize,
+            &draining,
+        )
+        .await;
+    lane.cancel_all();
+    if let Err(error) = result {
+        tracing::warn!(hotkey = %lane.caller.hotkey, %error, "lane broken by its client");
+        lane.shared.counters.refused.add_one();
+        let _ = recv.stop(code::REFUSED.into());
+    } else {
+        send.finish();
+    }
+}
+
+impl Lane {
+    async fn run(
+        self: &Arc<Self>,
+        send: &mut FrameWriter,
+        recv: &mut RecvStream,
+        buffer: &mut RecordBuffer,
+        credit: usize,
+        draining: &CancellationToken,
+    ) -> std::result::Result<(), ProtoError> {
+        let mut said_goodbye = false;
+        loop {
+            while let Some(record) = buffer.next(take_client_record)? {
+                match record {
+                    ClientRecord::Request(request) => {
+                        let mut state = self.lock();
+                        if state.open.len() >= credit {
+                            return Err(ProtoError::Field {
+                                field: "request",
+                                expected: "no more requests than credits",
+                            });
+                        }
+                        if state.open.contains_key(&request.id) {
+                            return Err(ProtoError::Field {
+                                field: "id",
+                                expected: "an id that is not in use",
+                            });
+                        }
+                        if draining.is_cancelled() {
+                            lane::put_failure(&mut state.out, request.id, answer::SHUTTING_DOWN);
+                            self.shared.counters.refused.add_one();
+                            continue;
+                        }
+                        drop(state);
+                        self.begin(request);
+                    }
+                    ClientRecord::Cancel { id } => self.cancel(id),
+                }
+            }
+            if draining.is_cancelled() && !said_goodbye {
+                said_goodbye = true;
+                lane::put_go_away(&mut self.lock().out);
+            }
+            let next_deadline = {
+                let mut state = self.lock();
+                if send.is_idle() && !state.out.is_empty() {
+                    send.queue(state.out.split().freeze());
+                }
+                state.deadlines.first().map(|(at, _)| *at)
+            };
+            tokio::select! {
+                biased;
+                written = send.progress(), if !send.is_idle() => {
+                    if written.is_err() {
+                        return Ok(());
+                    }
+                }
+                chunk = recv.read_chunk(usize::MAX, true) => match chunk {
+                    Ok(Some(chunk)) => {
+                        self.session.touch();
+                        buffer.push(chunk.bytes);
+                    }
+                    Ok(None) | Err(_) => return Ok(()),
+                },
+                () = self.wake.notified() => {}
+                () = draining.cancelled(), if !said_goodbye => {}
+                () = sleep_until(next_deadline) => self.expire(Instant::now()),
+            }
+        }
+    }
+
+    /// Finds the handler and runs it as far as it goes without waiting.
+    fn begin(self: &Arc<Self>, request: LaneRequest) {
+        let id = request.id;
+        let route = self.shared.routes.load().find(request.synapse_type());
+        let work: Work = match route {
+            None | Some(Route::Streaming(_)) => {
+                self.shared.counters.refused.add_one();
+                let text = if route.is_none() {
+                    answer::UNRECOGNIZED_TYPE
+                } else {
+                    answer::STREAMING_ONLY
+                };
+                tracing::warn!(hotkey = %self.caller.hotkey, synapse_type = request.synapse_type(), "request refused: {text}");
+                lane::put_failure(&mut self.lock().out, id, text);
+                return;
+            }
+            Some(Route::Blocking(handler)) => {
+                self.shared.counters.requests.add_one();
+                let context = self.context(&request);
+                let token = context.token().clone();
+                self.open(id, token, &request);
+                let lane = self.clone();
+                pool::run(self.shared.runtime(), move || {
+                    let result = std::panic::catch_unwind(AssertUnwindSafe(|| {
+                        handler.handle_payload(context.synapse_type(), request.data)
+                    }));
+                    let verdict = dispatch::judge(&lane.shared.counters, &lane.caller, result);
+                    lane.answer(id, verdict);
+                });
+                return;
+            }
+            Some(Route::Asynchronous(Asynchronous::Plain(handler))) => {
+                self.shared.counters.requests.add_one();
+                let lane = self.clone();
+                let request = request.clone();
+                Box::pin(async move {
+                    let synapse_type = request.synapse_type();
+                    let work = handler.handle_payload(synapse_type, request.data.clone());
+                    lane.judge(work).await
+                })
+            }
+            Some(Route::Asynchronous(Asynchronous::WithContext(handler))) => {
+                self.shared.counters.requests.add_one();
+                let context = self.context(&request);
+                let token = context.token().clone();
+                let lane = self.clone();
+                let data = request.data.clone();
+                let work = Box::pin(async move {
+                    let _over = context.token().clone().drop_guard();
+                    lane.judge(handler.handle(context.clone(), data)).await
+                });
+                self.run_inline(id, work, &request, token);
+                return;
+            }
+        };
+        self.run_inline(id, work, &request, CancellationToken::new());
+    }
+
+    /// Polls a handler once; only one that is not done then gets a task.
+    fn run_inline(
+        self: &Arc<Self>,
+        id: u64,
+        mut work: Work,
+        request: &LaneRequest,
+        token: CancellationToken,
+    ) {
+        if let Some(verdict) = work.as_mut().now_or_never() {
+            self.put(&mut self.lock(), id, verdict);
+            return;
+        }
+        self.open(id, token.clone(), request);
+        let lane = self.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                biased;
+                verdict = work => lane.answer(id, verdict),
+                () = token.cancelled() => {}
+            }
+        });
+    }
+
+    async fn judge(&self, work: impl Future<Output = Result<Payload>>) -> Verdict {
+        let result = AssertUnwindSafe(work).catch_unwind().await;
+        dispatch::judge(&self.shared.counters, &self.caller, result)
+    }
+
+    fn open(&self, id: u64, cancelled: CancellationToken, request: &LaneRequest) {
+        let (limit, late) = self.limit(request);
+        let deadline = Instant::now() + limit;
+        let open = Open {
+            cancelled,
+            deadline,
+            late,
+            _running: self.shared.requests.token(),
+        };
+        let mut state = self.lock();
+        let first = state.deadlines.first().is_none_or(|(at, _)| deadline < *at);
+        state.open.insert(id, open);
+        state.deadlines.insert((deadline, id));
+        drop(state);
+        if first {
+            // The task sleeps until the first deadline, which has changed.
+            self.wake.notify_one();
+        }
+    }
+
+    /// Returns how long a request may take and what to say when it took longer.
+    fn limit(&self, request: &LaneRequest) -> (Duration, &'static str) {
+        let handler = Duration::from_secs(self.shared.config.handler_timeout_secs);
+        let caller = Duration::from_millis(request.timeout_ms);
+        if request.timeout_ms != 0 && caller < handler {
+            (caller, answer::DEADLINE_EXCEEDED)
+        } else {
+            (handler, answer::HANDLER_TIMED_OUT)
+        }
+    }
+
+    fn context(&self, request: &LaneRequest) -> RequestContext {
+        RequestContext::new(
+            self.caller.clone(),
+            self.session.connection.clone(),
+            request.synapse_type(),
+            Instant::now() + self.limit(request).0,
+        )
+    }
+
+    /// Answers an open request, unless it was cancelled or late.
+    fn answer(self: &Arc<Self>, id: u64, verdict: Verdict) {
+        let mut state = self.lock();
+        if close(&mut state, id).is_none() {
+            return;
+        }
+        let idle = state.out.is_empty();
+        self.put(&mut state, id, verdict);
+        drop(state);
+        if idle {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Puts an answer where the lane's task finds it.
+    fn put(self: &Arc<Self>, state: &mut State, id: u64, verdict: Verdict) {
+        match verdict {
+            Err(text) => lane::put_failure(&mut state.out, id, text),
+            Ok(data) if lane::put_answer(&mut state.out, id, &data).is_ok() => {}
+            Ok(data) if dispatch::fits(&self.shared.config, &data) => {
+                // From a pool thread too.
+                self.shared
+                    .runtime()
+                    .spawn(self.clone().send_large(id, data));
+            }
+            Ok(_) => lane::put_failure(&mut state.out, id, answer::SERIALIZATION_FAILED),
+        }
+    }
+
+    /// Sends an answer that is too large for a record on a stream of its own.
+    async fn send_large(self: Arc<Self>, id: u64, data: Payload) {
+        let _running = self.shared.requests.token();
+        let now = unix_timestamp_secs();
+        let response = Response {
+            success: true,
+            data,
+            timestamp: now,
+            error: None,
+        };
+        let Ok(frame) = response.encode() else { return };
+        let Ok(stream) = self.session.connection.open_uni().await else {
+            return;
+        };
+        let mut writer = FrameWriter::new(stream, code::CANCELLED);
+        writer.queue(lane::large_answer_head(id));
+        writer.write_last(frame).await;
+    }
+
+    fn cancel(&self, id: u64) {
+        let mut state = self.lock();
+        // A request that was answered meanwhile has its answer on the way.
+        let Some(open) = close(&mut state, id) else {
+            return;
+        };
+        lane::put_failure(&mut state.out, id, answer::CANCELLED);
+        drop(state);
+        open.cancelled.cancel();
+        self.shared.counters.cancelled.add_one();
+        tracing::debug!(hotkey = %self.caller.hotkey, id, "the caller gave up");
+    }
+
+    fn expire(&self, now: Instant) {
+        let mut state = self.lock();
+        while let Some((at, id)) = state.deadlines.first().copied() {
+            if at > now {
+                return;
+            }
+            let Some(open) = close(&mut state, id) else {
+                return;
+            };
+            lane::put_failure(&mut state.out, id, open.late);
+            open.cancelled.cancel();
+            self.shared.counters.failed.add_one();
+            tracing::warn!(hotkey = %self.caller.hotkey, "{}", open.late);
+        }
+    }
+
+    fn cancel_all(&self) {
+        let open = std::mem::take(&mut self.lock().open);
+        for open in open.into_values() {
+            open.cancelled.cancel();
+            self.shared.counters.cancelled.add_one();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes a request off the open ones.
+fn close(state: &mut State, id: u64) -> Option<Open> {
+    let open = state.open.remove(&id)?;
+    state.deadlines.remove(&(open.deadline, id));
+    Some(open)
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
