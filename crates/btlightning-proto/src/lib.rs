@@ -68,6 +68,14 @@ impl Version {
         }
     }
 
+    /// Returns the ALPN name of the version.
+    pub fn alpn(self) -> &'static [u8] {
+        match self {
+            Self::V0 => ALPN_V0,
+            Self::V1 => ALPN_V1,
+        }
+    }
+
     /// Whether the client may send chunks after its request.
     pub fn has_client_streams(self) -> bool {
         self >= Self::V1
@@ -76,5 +84,14 @@ impl Version {
     /// Whether small requests may travel on [`lane`]s.
     pub fn has_lanes(self) -> bool {
         self >= Self::V1
+    }
+}
+
+impl std::fmt::Display for Version {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::V0 => "btlightning",
+            Self::V1 => "btlightning/1",
+        })
     }
 }

@@ -62,7 +62,8 @@ impl Payload {
 
     /// Encodes a map of dynamic values.
     pub fn from_map(map: &HashMap<String, rmpv::Value>) -> Result<Self, ProtoError> {
-        let mut bytes = Vec::with_capacity(16 + map.len() * 32);
+        let entries = map.iter().map(|(key, value)| key.len() + 5 + size_hint(value));
+        let mut bytes = Vec::with_capacity(5 + entries.sum::<usize>());
         write_map_head(&mut bytes, map.len())?;
         for (key, value) in map {
             write_entry(&mut bytes, key, value)?;
@@ -211,6 +212,19 @@ pub(crate) fn skip_data(scanner: &mut Scanner<'_>) -> Result<(), ProtoError> {
     Ok(())
 }
 
+/// Returns at least the encoded size of a value that is not nested, and a guess for one that is:
+/// growing a buffer under a megabyte of binary data costs as much as encoding it.
+fn size_hint(value: &rmpv::Value) -> usize {
+    use rmpv::Value;
+    match value {
+        Value::String(text) => text.as_bytes().len() + 5,
+        Value::Binary(data) | Value::Ext(_, data) => data.len() + 6,
+        Value::Array(items) => 5 + items.iter().take(SAMPLED_ITEMS).map(size_hint).sum::<usize>(),
+        Value::Map(_) => 64,
+        _ => 9,
+    }
+}
+
 fn write_map_head(out: &mut Vec<u8>, len: usize) -> Result<(), ProtoError> {
     let len = u32::try_from(len).map_err(|e| ProtoError::Serialize(e.to_string()))?;
     encode::write_map_len(out, len).map_err(|e| ProtoError::Serialize(e.to_string()))?;
@@ -222,6 +236,9 @@ fn write_entry(out: &mut Vec<u8>, key: &str, value: &rmpv::Value) -> Result<(), 
     encode::write_str(out, key).map_err(|e| fail(&e))?;
     rmpv::encode::write_value(out, value).map_err(|e| fail(&e))
 }
+
+/// Items of an array whose size is looked at beforehand.
+const SAMPLED_ITEMS: usize = 64;
 
 #[cfg(test)]
 mod tests {

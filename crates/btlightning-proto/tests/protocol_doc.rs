@@ -12,11 +12,12 @@ use btlightning_proto::{
     close::{self, CloseReason},
     frame::{self, HEADER_LEN, MessageType},
     handshake::{ClientHandshake, Fingerprint, Unverified, request_message, response_message},
+    lane::{self, ClientRecord, ServerRecord},
     limits,
     message::{HandshakeRequest, HandshakeResponse},
     nonce::Nonce,
 };
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use lightning_keys::Keypair;
 use message::Message;
 use serde::Serialize;
@@ -42,8 +43,13 @@ fn blocks(kind: &str) -> BTreeMap<&'static str, String> {
     found
 }
 
-/// The frames, without what explains them.
+/// The whole frames.
 fn frames() -> BTreeMap<&'static str, Vec<u8>> {
+    bytes_of_blocks("hex")
+}
+
+/// The bytes of the blocks of this kind, without what explains them.
+fn bytes_of_blocks(kind: &str) -> BTreeMap<&'static str, Vec<u8>> {
     let bytes = |text: &str| {
         let digits: String = text
             .lines()
@@ -52,7 +58,7 @@ fn frames() -> BTreeMap<&'static str, Vec<u8>> {
             .collect();
         hex::decode(&digits).unwrap_or_else(|e| panic!("{e} in {digits}"))
     };
-    blocks("hex")
+    blocks(kind)
         .into_iter()
         .map(|(name, text)| (name, bytes(&text)))
         .collect()
@@ -93,6 +99,58 @@ fn every_frame_decodes_and_encodes_to_the_same_bytes() {
     for (name, frame) in frames() {
         let encoded = decode(&frame).encode().unwrap().to_vec();
         assert_eq!(hex::encode(encoded), hex::encode(frame), "{name}");
+    }
+}
+
+#[test]
+fn every_record_of_a_lane_decodes_and_encodes_to_the_same_bytes() {
+    let records = bytes_of_blocks("record");
+    let names: Vec<_> = records.keys().copied().collect();
+    assert_eq!(
+        names,
+        [
+            "lane_answer",
+            "lane_cancel",
+            "lane_credit",
+            "lane_failure",
+            "lane_go_away",
+            "lane_request"
+        ]
+    );
+    for (name, record) in records {
+        let mut rest = Bytes::from(record.clone());
+        let mut again = BytesMut::new();
+        match name {
+            "lane_request" | "lane_cancel" => {
+                let decoded = lane::take_client_record(&mut rest).unwrap().unwrap();
+                put_client_record(&mut again, decoded);
+            }
+            _ => {
+                let decoded = lane::take_server_record(&mut rest).unwrap().unwrap();
+                put_server_record(&mut again, decoded);
+            }
+        }
+        assert!(rest.is_empty(), "bytes behind {name}");
+        assert_eq!(hex::encode(again), hex::encode(record), "{name}");
+    }
+}
+
+fn put_client_record(out: &mut BytesMut, record: ClientRecord) {
+    match record {
+        ClientRecord::Request(r) => {
+            let synapse_type = r.synapse_type();
+            lane::put_request(out, r.id, r.priority, r.timeout_ms, synapse_type, &r.data).unwrap();
+        }
+        ClientRecord::Cancel { id } => lane::put_cancel(out, id),
+    }
+}
+
+fn put_server_record(out: &mut BytesMut, record: ServerRecord) {
+    match record {
+        ServerRecord::Answer { id, data } => lane::put_answer(out, id, &data).unwrap(),
+        ServerRecord::Failure { id, text } => lane::put_failure(out, id, &text),
+        ServerRecord::Credit { requests } => lane::put_credit(out, requests),
+        ServerRecord::GoAway => lane::put_go_away(out),
     }
 }
 
@@ -214,6 +272,8 @@ fn every_limit_has_a_row_with_its_value() {
     for (name, value) in values {
         assert_row(&[&format!("`{name}`"), &with_commas(value)]);
     }
+    assert_row(&["`MAX_RECORD`", &with_commas(lane::MAX_RECORD as u64)]);
+    assert_row(&["`INITIAL_CREDIT`", &lane::INITIAL_CREDIT.to_string()]);
     // A limit that is added there is missed here.
     let defined: BTreeSet<_> = include_str!("../src/limits.rs")
         .lines()

@@ -277,10 +277,13 @@ impl FrameWriter {
         self.send.write_chunks(&mut self.pending).await.map(drop)
     }
 
-    /// Writes the last frame and ends the stream. A peer that is gone gets nothing.
+    /// Writes the last frame, ends the stream, and waits until the peer has it all: a connection
+    /// that is closed before takes with it what was not delivered. A peer that is gone gets
+    /// nothing.
     pub(crate) async fn write_last(&mut self, frame: EncodedFrame) {
         if self.write(frame).await.is_ok() {
             self.finish();
+            self.stopped().await;
         }
     }
 
@@ -295,7 +298,8 @@ impl FrameWriter {
         self.finished
     }
 
-    /// Completes when the peer wants no more of the stream, or the connection is lost.
+    /// Completes when the peer has all of a finished stream or wants no more of it, or when the
+    /// connection is lost.
     pub(crate) fn stopped(&self) -> impl Future<Output = ()> + Send + 'static {
         self.send.stopped().map(drop)
     }

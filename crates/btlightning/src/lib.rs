@@ -64,7 +64,7 @@ pub mod signing;
 pub mod types;
 pub mod util;
 
-pub use btlightning_proto::{Payload, Version, close::CloseReason};
+pub use btlightning_proto::{Payload, Version, close::CloseReason, handshake::Distrust};
 pub use client::{
     CallOptions, ClientStats, DuplexCall, DuplexReceiver, DuplexSender, LightningClient,
     LightningClientConfig, LightningClientConfigBuilder, Reply, StreamingResponse,

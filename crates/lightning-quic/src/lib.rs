@@ -5,6 +5,7 @@
 //! without a public-key infrastructure, for protocols that authenticate their peers themselves.
 //!
 //! - [`Endpoint building`](endpoint): [`bind`], [`new_endpoint`];
+//! - [`close()`]: ends a connection so that the peer learns of it, whatever is in flight;
 //! - [`TransportSettings`]: windows, packet size, timeouts, each default with its reason;
 //! - [`tls`]: self-signed certificates, configurations that accept any certificate or one pinned.
 //!
@@ -26,11 +27,13 @@
 //! # Ok(()) }
 //! ```
 
+pub mod close;
 pub mod endpoint;
 pub mod error;
 pub mod tls;
 pub mod transport;
 
+pub use close::close;
 pub use endpoint::{EndpointSettings, bind, new_endpoint};
 pub use error::QuicError;
 pub use transport::{Congestion, TransportSettings};

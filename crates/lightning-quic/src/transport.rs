@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use quinn::{IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt, congestion};
 
-use crate::error::QuicError;
+use crate::{close::StandingAside, error::QuicError};
 
 /// Which congestion controller sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -90,12 +90,12 @@ impl TransportSettings {
             .datagram_receive_buffer_size(None)
             .mtu_discovery_config(Some(mtu))
             .enable_segmentation_offload(self.segmentation_offload);
-        match self.congestion {
-            Congestion::Cubic => {}
-            Congestion::Bbr => {
-                config.congestion_controller_factory(Arc::new(congestion::BbrConfig::default()));
-            }
-        }
+        let controller: Arc<dyn congestion::ControllerFactory + Send + Sync> = match self.congestion
+        {
+            Congestion::Cubic => Arc::new(congestion::CubicConfig::default()),
+            Congestion::Bbr => Arc::new(congestion::BbrConfig::default()),
+        };
+        config.congestion_controller_factory(Arc::new(StandingAside(controller)));
         Ok(config)
     }
 }

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::{
     LightningClientConfig,
     link::{Failure, Identity, Link},
-    registry::{Registry, Routes},
+    registry::{Registry, Routes, join_key},
 };
 use crate::{
     error::{CallErrorKind, Phase},
@@ -50,6 +50,12 @@ struct Dialed {
     link: Arc<Link>,
     /// The hotkeys that could not be authenticated on it.
     failures: Vec<(String, Failure)>,
+}
+
+/// What there is at an address.
+enum Found {
+    Connected(Arc<Link>),
+    Dialling(SharedDial),
 }
 
 /// Whether a failed dial delays the next one.
@@ -104,43 +110,83 @@ impl Dialer {
         if let Some(link) = self.core.live_link(axon) {
             return Ok(link);
         }
-        let not_authenticated = || Failure::new(Phase::Handshake, CallErrorKind::NotAuthenticated);
-        let addr = axon.addr_key();
-        let dial = {
-            let mut dials = self.core.dials();
-            match dials.get(&addr) {
-                Some(dial) => dial.clone(),
-                None => {
-                    let mut registry = self.core.registry();
-                    if let Some(link) = registry.link(&addr).filter(|link| link.is_alive()) {
-                        // Connected between the first look and this one, or for others only.
-                        return if link.is_authenticated(&axon.hotkey) {
-                            Ok(link.clone())
-                        } else {
-                            Err(not_authenticated())
-                        };
-                    }
-                    registry
-                        .may_dial(&addr, Instant::now(), &self.core.config)
-                        .and_then(|()| registry.check_room(&addr, self.core.config.max_connections))
-                        .map_err(|kind| Failure::new(Phase::Dial, kind))?;
-                    let mut wanted = registry.miners_at(&addr);
-                    wanted.retain(|m| m.hotkey != axon.hotkey);
-                    wanted.insert(0, axon.clone());
-                    drop(registry);
-                    self.begin_dial(&mut dials, addr, wanted, Backoff::Count)
+        match self.find_or_dial(axon)? {
+            Found::Connected(link) => self.join(&link, axon).await,
+            Found::Dialling(dial) => {
+                let dialed = dial.await?;
+                match dialed
+                    .failures
+                    .iter()
+                    .find(|(hotkey, _)| *hotkey == axon.hotkey)
+                {
+                    Some((_, failure)) => Err(failure.clone()),
+                    // The dial may have been made for others at the same address.
+                    None => self.join(&dialed.link, axon).await,
                 }
             }
-        };
-        let dialed = dial.await?;
-        if dialed.link.is_authenticated(&axon.hotkey) {
-            return Ok(dialed.link.clone());
         }
-        let failure = dialed
-            .failures
-            .iter()
-            .find(|(hotkey, _)| *hotkey == axon.hotkey);
-        Err(failure.map_or_else(not_authenticated, |(_, failure)| failure.clone()))
+    }
+
+    /// Finds the connection to an address, or the dial in progress, or begins one.
+    fn find_or_dial(&self, axon: &QuicAxonInfo) -> Result<Found, Failure> {
+        let addr = axon.addr_key();
+        let mut dials = self.core.dials();
+        if let Some(dial) = dials.get(&addr) {
+            return Ok(Found::Dialling(dial.clone()));
+        }
+        let mut registry = self.core.registry();
+        if let Some(link) = registry.link(&addr).filter(|link| link.is_alive()) {
+            return Ok(Found::Connected(link.clone()));
+        }
+        let config = &self.core.config;
+        registry
+            .may_try(addr.as_ref(), Instant::now(), config)
+            .and_then(|()| registry.check_room(&addr, config.max_connections))
+            .map_err(|kind| Failure::new(Phase::Dial, kind))?;
+        let mut wanted = registry.miners_at(&addr);
+        drop(registry);
+        wanted.retain(|m| m.hotkey != axon.hotkey);
+        wanted.insert(0, axon.clone());
+        Ok(Found::Dialling(self.begin_dial(
+            &mut dials,
+            addr,
+            wanted,
+            Backoff::Count,
+        )))
+    }
+
+    /// Authenticates a miner on a connection that was made for others, unless it is already.
+    async fn join(&self, link: &Arc<Link>, axon: &QuicAxonInfo) -> Result<Arc<Link>, Failure> {
+        // One at a time: whoever comes second finds it done.
+        let _joining = link.joining.lock().await;
+        if link.is_authenticated(&axon.hotkey) {
+            return Ok(link.clone());
+        }
+        let config = &self.core.config;
+        let key = join_key(axon);
+        self.core
+            .registry()
+            .may_try(&key, Instant::now(), config)
+            .map_err(|kind| Failure::new(Phase::Handshake, kind))?;
+        match link
+            .authenticate(&axon.hotkey, &self.identity, config.connect_timeout)
+            .await
+        {
+            Ok(()) => {
+                if let Some(left) = self
+                    .core
+                    .update(|registry| registry.move_miner(axon.clone()))
+                {
+                    left.close(CloseReason::MinerAddrChanged);
+                }
+                Ok(link.clone())
+            }
+            Err(failure) => {
+                let retry_in = self.core.registry().failed(&key, Instant::now(), config);
+                tracing::warn!(hotkey = %axon.hotkey, addr = %link.addr, error = %failure.kind, ?retry_in, "cannot authenticate a miner");
+                Err(failure)
+            }
+        }
     }
 
     /// Connects to miners that are not connected yet, all addresses at a time.
@@ -157,13 +203,14 @@ impl Dialer {
                 .core
                 .config
                 .max_connections
-                .saturating_sub(registry.connection_count());
+                .saturating_sub(registry.live_connection_count());
             let mut skipped = 0;
             by_addr.retain(|addr, _| {
-                let allowed = registry.link(addr).is_some() || room > 0;
-                if registry.link(addr).is_none() && allowed {
-                    room -= 1;
+                if registry.link(addr).is_some_and(|link| link.is_alive()) {
+                    return true;
                 }
+                let allowed = room > 0;
+                room -= usize::from(allowed);
                 skipped += usize::from(!allowed);
                 allowed
             });
@@ -273,7 +320,7 @@ impl Dialer {
             let retry_in = (backoff == Backoff::Count).then(|| {
                 self.core
                     .registry()
-                    .dial_failed(addr, Instant::now(), &self.core.config)
+                    .failed(addr.as_ref(), Instant::now(), &self.core.config)
             });
             tracing::warn!(%addr, phase = %failure.phase, error = %failure.kind, ?retry_in, "cannot connect");
         }
@@ -304,13 +351,7 @@ impl Dialer {
                 .map_err(|kind| Failure::new(Phase::Dial, kind))?;
             let mut left = Vec::new();
             for miner in authenticated {
-                if registry
-                    .miner(&miner.hotkey)
-                    .is_some_and(|old| old.addr_key() != *addr)
-                {
-                    left.extend(registry.remove_miner(&miner.hotkey));
-                }
-                registry.add_miner(miner);
+                left.extend(registry.move_miner(miner));
             }
             for (hotkey, _) in &failures {
                 if registry

@@ -233,6 +233,9 @@ impl Lane {
                 let mut state = self.lock();
                 if !state.out.is_empty() {
                     send.queue(state.out.split().freeze());
+                } else if let (Some(reason), true) = (&state.ended, state.open.is_empty()) {
+                    send.finish();
+                    break reason.clone();
                 }
             }
             tokio::select! {

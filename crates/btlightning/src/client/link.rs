@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -47,6 +50,12 @@ pub(super) struct Link {
     lane: ArcSwapOption<Lane>,
     /// Held while the lane is being opened, so that one is.
     opening_lane: tokio::sync::Mutex<()>,
+    /// Held while a hotkey is being authenticated on demand.
+    pub(super) joining: tokio::sync::Mutex<()>,
+    /// Set when the connection has ended; read by every request.
+    ended: Arc<AtomicBool>,
+    /// Whether somebody is finding out if the peer is still there.
+    suspected: AtomicBool,
 }
 
 /// What became of a request that was answered.
@@ -113,6 +122,9 @@ impl Link {
             authenticated: Mutex::default(),
             lane: ArcSwapOption::empty(),
             opening_lane: tokio::sync::Mutex::default(),
+            joining: tokio::sync::Mutex::default(),
+            ended: watch_end(&connection),
+            suspected: AtomicBool::new(false),
             connection,
         })
     }
@@ -143,10 +155,11 @@ impl Link {
     }
 
     pub(super) fn is_alive(&self) -> bool {
-        self.connection.close_reason().is_none()
+        !self.ended.load(Ordering::Relaxed)
     }
 
     pub(super) fn close(&self, reason: CloseReason) {
+        self.ended.store(true, Ordering::Relaxed);
         let code = reason.code().into();
         lightning_quic::close(&self.connection, code, reason.as_str().as_bytes());
     }
@@ -155,6 +168,58 @@ impl Link {
     ///
     /// Small requests share a lane where the peer has lanes; others get a stream of their own.
     pub(super) async fn exchange(
+        self: &Arc<Self>,
+        synapse_type: &str,
+        data: &Payload,
+        max_payload: usize,
+        options: CallOptions,
+    ) -> Result<Outcome, Failure> {
+        let result = self
+            .try_exchange(synapse_type, data, max_payload, options)
+            .await;
+        if matches!(
+            &result,
+            Err(Failure {
+                kind: CallErrorKind::Timeout { .. },
+                ..
+            })
+        ) {
+            self.suspect();
+        }
+        result
+    }
+
+    /// Finds out, after a request timed out, whether the peer is there at all.
+    ///
+    /// A peer that was restarted drops our packets, and QUIC alone notices only at the idle
+    /// timeout. One that lives acknowledges what was sent, however slow its handler is; hearing
+    /// nothing for several round trips means that it is gone, and the next request dials anew.
+    fn suspect(self: &Arc<Self>) {
+        if self.suspected.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let link = self.clone();
+        tokio::spawn(async move {
+            let before = link.connection.stats().udp_rx.datagrams;
+            let patience = (link.connection.rtt() * 8).max(SIGN_OF_LIFE);
+            let quiet = async {
+                // A stream that is reset at once: something the peer has to acknowledge.
+                if let Ok((send, _)) = link.connection.open_bi().await {
+                    drop(FrameWriter::new(send, code::CANCELLED));
+                }
+                std::future::pending::<()>().await;
+            };
+            let _ = tokio::time::timeout(patience, quiet).await;
+            let after = link.connection.stats().udp_rx.datagrams;
+            if before == after && link.is_alive() {
+                tracing::warn!(addr = %link.addr, "no sign of life from the peer, closing the connection");
+                link.close(CloseReason::Done);
+            }
+            link.suspected.store(false, Ordering::Relaxed);
+        });
+    }
+
+    async fn try_exchange(
         &self,
         synapse_type: &str,
         data: &Payload,
@@ -343,6 +408,19 @@ pub(super) fn unexpected(text: &str) -> Failure {
     Failure::new(Phase::Wait, CallErrorKind::Unexpected(text.to_owned()))
 }
 
+/// Returns a flag that is set when the connection ends.
+fn watch_end(connection: &Connection) -> Arc<AtomicBool> {
+    let ended = Arc::new(AtomicBool::new(false));
+    let flag = ended.clone();
+    let connection = connection.clone();
+    tokio::spawn(async move {
+        let reason = connection.closed().await;
+        flag.store(true, Ordering::Relaxed);
+        tracing::debug!(peer = %connection.remote_address(), %reason, "connection ended");
+    });
+    ended
+}
+
 /// Returns the time a request of `len` bytes may take to be sent.
 ///
 /// It grows with the size, so that a slow link never truncates a large request because of a
@@ -351,6 +429,10 @@ fn send_budget(len: usize) -> Duration {
     let transfer = Duration::from_secs((len as u64).div_ceil(SEND_BYTES_PER_SEC));
     (SEND_FLOOR + transfer).min(SEND_CEILING)
 }
+
+/// Silence after which a peer that owes an acknowledgement is taken for gone: forty times the
+/// longest delay of an acknowledgement.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 
 /// For opening the stream and a round trip or two.
 const SEND_FLOOR: Duration = Duration::from_secs(5);

@@ -485,6 +485,15 @@ impl LightningClient {
     }
 }
 
+impl Drop for LightningClient {
+    fn drop(&mut self) {
+        // The tasks that read from the connections would keep them open.
+        for link in self.core.update(registry::Registry::clear) {
+            link.close(CloseReason::ClientShutdown);
+        }
+    }
+}
+
 impl fmt::Debug for LightningClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LightningClient")

@@ -20,10 +20,11 @@ pub(super) struct Registry {
     /// Authenticated miners by hotkey.
     miners: HashMap<String, QuicAxonInfo>,
     links: HashMap<PeerAddr, Arc<Link>>,
-    attempts: HashMap<PeerAddr, Attempts>,
+    /// Failed attempts, by address or by [`join_key`].
+    attempts: HashMap<String, Attempts>,
 }
 
-/// Failed attempts to reach an address.
+/// Failed attempts to reach an address, or to authenticate a hotkey at one that was reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Attempts {
     failed: u32,
@@ -84,8 +85,9 @@ impl Registry {
         self.miners.len()
     }
 
-    pub(super) fn connection_count(&self) -> usize {
-        self.links.len()
+    /// Counts the connections that do not give way to a new one.
+    pub(super) fn live_connection_count(&self) -> usize {
+        self.links.values().filter(|link| link.is_alive()).count()
     }
 
     /// Enters a connection, unless there are as many as allowed already.
@@ -97,7 +99,7 @@ impl Registry {
         max_connections: usize,
     ) -> Result<Option<Arc<Link>>, CallErrorKind> {
         self.check_room(&link.addr, max_connections)?;
-        self.attempts.remove(&link.addr);
+        self.attempts.remove(link.addr.as_ref());
         Ok(self.links.insert(link.addr.clone(), link))
     }
 
@@ -121,13 +123,28 @@ impl Registry {
         self.miners.insert(axon.hotkey.clone(), axon);
     }
 
+    /// Enters a miner that was authenticated; returns the connection it leaves without a user.
+    pub(super) fn move_miner(&mut self, axon: QuicAxonInfo) -> Option<Arc<Link>> {
+        let moved = self
+            .miner(&axon.hotkey)
+            .is_some_and(|old| old.addr_key() != axon.addr_key());
+        let left = if moved {
+            self.remove_miner(&axon.hotkey)
+        } else {
+            None
+        };
+        self.attempts.remove(&join_key(&axon));
+        self.add_miner(axon);
+        left
+    }
+
     /// Removes a hotkey, and returns its connection if no other hotkey uses it.
     pub(super) fn remove_miner(&mut self, hotkey: &str) -> Option<Arc<Link>> {
         let addr = self.miners.remove(hotkey)?.addr_key();
         if self.miners.values().any(|m| m.addr_key() == addr) {
             return None;
         }
-        self.attempts.remove(&addr);
+        self.attempts.remove(addr.as_ref());
         self.links.remove(&addr)
     }
 
@@ -149,14 +166,14 @@ impl Registry {
         self.attempts.clear();
     }
 
-    /// Whether an attempt to reach `addr` may be made now.
-    pub(super) fn may_dial(
+    /// Whether an attempt at `key` may be made now.
+    pub(super) fn may_try(
         &self,
-        addr: &PeerAddr,
+        key: &str,
         now: Instant,
         config: &LightningClientConfig,
     ) -> Result<(), CallErrorKind> {
-        let Some(attempts) = self.attempts.get(addr) else {
+        let Some(attempts) = self.attempts.get(key) else {
             return Ok(());
         };
         let slow = attempts.failed >= config.reconnect_max_retries;
@@ -172,19 +189,19 @@ impl Registry {
     }
 
     /// Notes a failed attempt and returns the pause until the next one.
-    pub(super) fn dial_failed(
+    pub(super) fn failed(
         &mut self,
-        addr: &PeerAddr,
+        key: &str,
         now: Instant,
         config: &LightningClientConfig,
     ) -> Duration {
-        if self.attempts.len() >= MAX_TRACKED_ADDRESSES && !self.attempts.contains_key(addr) {
+        if self.attempts.len() >= MAX_TRACKED_ADDRESSES && !self.attempts.contains_key(key) {
             self.attempts.retain(|_, a| a.next_at > now);
             if self.attempts.len() >= MAX_TRACKED_ADDRESSES {
                 self.attempts.clear();
             }
         }
-        let attempts = self.attempts.entry(addr.clone()).or_insert(Attempts {
+        let attempts = self.attempts.entry(key.to_owned()).or_insert(Attempts {
             failed: 0,
             next_at: now,
         });
@@ -209,6 +226,11 @@ impl Registry {
     }
 }
 
+/// Names the attempts to authenticate a hotkey at an address that was reached.
+pub(super) fn join_key(axon: &QuicAxonInfo) -> String {
+    format!("{}@{}", axon.hotkey, axon.addr_key())
+}
+
 /// Addresses whose failed attempts are remembered. Far beyond any subnet; it bounds what a caller
 /// that invents addresses can make us keep.
 const MAX_TRACKED_ADDRESSES: usize = 65_536;
@@ -217,9 +239,7 @@ const MAX_TRACKED_ADDRESSES: usize = 65_536;
 mod tests {
     use super::*;
 
-    fn addr() -> PeerAddr {
-        PeerAddr::new("192.0.2.1", 1)
-    }
+    const ADDR: &str = "192.0.2.1:1";
 
     #[test]
     fn backoff_doubles_then_probes_slowly() {
@@ -229,23 +249,20 @@ mod tests {
         };
         let mut registry = Registry::default();
         let mut now = Instant::now();
-        assert!(registry.may_dial(&addr(), now, &config).is_ok());
+        assert!(registry.may_try(ADDR, now, &config).is_ok());
         for (attempt, secs) in [(1, 1), (2, 2), (3, 4), (4, 60), (5, 60)] {
-            let pause = registry.dial_failed(&addr(), now, &config);
+            let pause = registry.failed(ADDR, now, &config);
             assert_eq!(pause, Duration::from_secs(secs), "attempt {attempt}");
             let almost = now + pause - Duration::from_millis(1);
             assert!(matches!(
-                registry.may_dial(&addr(), almost, &config),
+                registry.may_try(ADDR, almost, &config),
                 Err(CallErrorKind::Backoff { .. })
             ));
             now += pause;
-            assert!(registry.may_dial(&addr(), now, &config).is_ok());
+            assert!(registry.may_try(ADDR, now, &config).is_ok());
         }
         registry.reset_attempts();
-        assert_eq!(
-            registry.dial_failed(&addr(), now, &config),
-            Duration::from_secs(1)
-        );
+        assert_eq!(registry.failed(ADDR, now, &config), Duration::from_secs(1));
     }
 
     #[test]
@@ -257,11 +274,11 @@ mod tests {
         };
         let mut registry = Registry::default();
         let now = Instant::now();
-        registry.dial_failed(&addr(), now, &config);
-        registry.dial_failed(&addr(), now, &config);
+        registry.failed(ADDR, now, &config);
+        registry.failed(ADDR, now, &config);
         let much_later = now + Duration::from_secs(1_000_000);
         assert!(matches!(
-            registry.may_dial(&addr(), much_later, &config),
+            registry.may_try(ADDR, much_later, &config),
             Err(CallErrorKind::Exhausted { attempts: 2 })
         ));
     }
@@ -275,7 +292,7 @@ mod tests {
         let mut registry = Registry::default();
         let now = Instant::now();
         let pauses: Vec<_> = (0..40)
-            .map(|_| registry.dial_failed(&addr(), now, &config))
+            .map(|_| registry.failed(ADDR, now, &config))
             .collect();
         assert_eq!(pauses.iter().max(), Some(&Duration::from_secs(60)));
     }

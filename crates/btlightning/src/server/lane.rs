@@ -92,6 +92,8 @@ pub(super) async fn serve(
     if credit > INITIAL_CREDIT {
         lane::put_credit(&mut lane.lock().out, u64::from(credit - INITIAL_CREDIT));
     }
+    // A stopping server waits until the last answers are delivered.
+    let _serving = lane.shared.lanes.token();
     let mut buffer = RecordBuffer::default();
     buffer.push(received);
     let result = lane
@@ -110,6 +112,7 @@ pub(super) async fn serve(
         let _ = recv.stop(code::REFUSED.into());
     } else {
         send.finish();
+        send.stopped().await;
     }
 }
 

@@ -267,12 +267,13 @@ impl LightningServer {
     /// Stops the server like [`shutdown`](Self::shutdown), with
     /// [`shutdown_grace_secs`](LightningServerConfig::shutdown_grace_secs) for running handlers.
     pub async fn stop(&self) -> Result<()> {
-        self.shutdown(Duration::from_secs(self.shared.config.shutdown_grace_secs))
-            .await
+        let grace = Duration::from_secs(self.shared.config.shutdown_grace_secs);
+        self.shutdown(grace).await.map(drop)
     }
 
     /// Stops the server: accepts nothing new, lets running handlers finish for up to `grace`, then
-    /// closes all connections with the reason `server_shutdown`.
+    /// closes all connections with the reason `server_shutdown`. Returns how many requests were
+    /// cut off.
     ///
     /// Requests that arrive meanwhile are answered `server shutting down`, which clients know as
     /// safe to retry elsewhere.
@@ -280,17 +281,21 @@ impl LightningServer {
     /// # Cancel safety
     ///
     /// Dropping the future leaves a server that refuses requests; call it again to go on.
-    pub async fn shutdown(&self, grace: Duration) -> Result<()> {
+    pub async fn shutdown(&self, grace: Duration) -> Result<usize> {
         self.shared.draining.cancel();
         self.shared.requests.close();
-        if tokio::time::timeout(grace, self.shared.requests.wait())
-            .await
-            .is_err()
-        {
+        self.shared.lanes.close();
+        let _ = tokio::time::timeout(grace, self.shared.requests.wait()).await;
+        let unfinished = self.shared.requests.len();
+        if unfinished > 0 {
             tracing::warn!(
-                unfinished = self.shared.requests.len(),
+                unfinished,
                 "handlers did not finish in time, closing their connections"
             );
+        } else {
+            // The last answers are on their way; a client that is gone must not hold us up.
+            let _ =
+                tokio::time::timeout(DELIVERY_LINGER.min(grace), self.shared.lanes.wait()).await;
         }
         self.shared.stopped.cancel();
         if let Some(endpoint) = &self.endpoint {
@@ -300,7 +305,7 @@ impl LightningServer {
         }
         self.shared.sessions().clear();
         tracing::info!(hotkey = self.hotkey(), "server stopped");
-        Ok(())
+        Ok(unfinished)
     }
 
     /// Returns the address the server is bound to.
@@ -481,6 +486,9 @@ const RECEIVE_WINDOW_BEFORE_HANDSHAKE: u32 = 16 * 1024;
 
 /// Streams a peer may have open before it is authenticated.
 const MAX_OPEN_STREAMS_BEFORE_HANDSHAKE: u32 = 8;
+
+/// How long a stopping server waits for clients to take its last answers.
+const DELIVERY_LINGER: Duration = Duration::from_secs(1);
 
 /// How long a stopped server waits for its close packets to get out.
 const CLOSE_LINGER: Duration = Duration::from_millis(500);

@@ -104,12 +104,13 @@ impl Pool {
                 state = self.lock();
             }
             state.idle += 1;
-            let (guard, timeout) = self
+            let timeout;
+            (state, timeout) = self
                 .work
-                .wait_timeout_while(state, KEEP_ALIVE, |s| s.queue.is_empty())
+                .wait_timeout(state, KEEP_ALIVE)
                 .unwrap_or_else(PoisonError::into_inner);
-            state = guard;
             state.idle -= 1;
+            // Whether or not there is work left: the wake-up has arrived.
             state.waking = false;
             if timeout.timed_out() && state.queue.is_empty() {
                 state.threads -= 1;
@@ -165,6 +166,17 @@ mod tests {
             Handle::current().block_on(async { 7 })
         });
         assert_eq!(inside.await.unwrap(), 7);
+    }
+
+    /// A thread that is woken for a job which another one takes first must not be waited for.
+    #[tokio::test]
+    async fn jobs_that_follow_each_other_closely_are_not_forgotten() {
+        for round in 0..20_000u32 {
+            let jobs = [round, round + 1].map(|n| spawn(Handle::current(), move || n));
+            for (n, job) in jobs.into_iter().enumerate() {
+                assert_eq!(job.await.unwrap(), round + n as u32);
+            }
+        }
     }
 
     #[tokio::test]

@@ -44,6 +44,8 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     /// Requests being served.
     pub(crate) requests: TaskTracker,
+    /// Lanes that are open.
+    pub(crate) lanes: TaskTracker,
     /// Cancelled when the server begins to stop.
     pub(crate) draining: CancellationToken,
     runtime: OnceLock<Handle>,
@@ -92,6 +94,7 @@ impl Shared {
             verifiers: Arc::new(Semaphore::new(cores)),
             counters: Counters::default(),
             requests: TaskTracker::new(),
+            lanes: TaskTracker::new(),
             draining: CancellationToken::new(),
             runtime: OnceLock::new(),
             stopped: CancellationToken::new(),
