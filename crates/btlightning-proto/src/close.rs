@@ -27,15 +27,13 @@ pub enum CloseReason {
     Cleanup,
     /// No handshake succeeded within the time for it.
     HandshakeTimeout,
-    /// Too many connections have not authenticated, in all or from this address.
-    TooManyUnauthenticated,
     /// The peer broke the rules of the protocol before it authenticated.
     ProtocolViolation,
 }
 
 impl CloseReason {
     /// Every reason.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 10] = [
         Self::Replaced,
         Self::Done,
         Self::ClientShutdown,
@@ -45,7 +43,6 @@ impl CloseReason {
         Self::ServerShutdown,
         Self::Cleanup,
         Self::HandshakeTimeout,
-        Self::TooManyUnauthenticated,
         Self::ProtocolViolation,
     ];
 
@@ -53,8 +50,7 @@ impl CloseReason {
     pub fn code(self) -> u32 {
         match self {
             Self::HandshakeTimeout => 0x10,
-            Self::TooManyUnauthenticated => 0x11,
-            Self::ProtocolViolation => 0x12,
+            Self::ProtocolViolation => 0x11,
             _ => 0,
         }
     }
@@ -71,7 +67,6 @@ impl CloseReason {
             Self::ServerShutdown => "server_shutdown",
             Self::Cleanup => "cleanup",
             Self::HandshakeTimeout => "handshake_timeout",
-            Self::TooManyUnauthenticated => "too_many_unauthenticated",
             Self::ProtocolViolation => "protocol_violation",
         }
     }
@@ -92,8 +87,6 @@ pub mod stream {
     pub const REFUSED: u32 = 1;
     /// No frame came in the time for it.
     pub const TIMED_OUT: u32 = 2;
-    /// The server is shutting down and did not begin the request.
-    pub const SHUTTING_DOWN: u32 = 3;
 }
 
 #[cfg(test)]

@@ -55,6 +55,13 @@ pub enum ClientRecord {
         /// The request's id.
         id: u64,
     },
+    /// A request that does not decode; the records behind it are not harmed.
+    Invalid {
+        /// The request's id.
+        id: u64,
+        /// What is wrong with it.
+        error: ProtoError,
+    },
 }
 
 /// A request on a lane: a view of the bytes it came in.
@@ -103,6 +110,46 @@ pub enum ServerRecord {
     },
     /// The server is shutting down and begins no further request.
     GoAway,
+    /// An answer that does not decode; the records behind it are not harmed.
+    Invalid {
+        /// The request's id.
+        id: u64,
+        /// What is wrong with it.
+        error: ProtoError,
+    },
+}
+
+/// Records on their way to being written, in one go.
+///
+/// Small ones are copied behind each other; the data of larger ones is taken along as it lies.
+#[derive(Debug, Default)]
+pub struct Batch {
+    chunks: Vec<Bytes>,
+    tail: BytesMut,
+}
+
+impl Batch {
+    /// Whether there are no records.
+    pub fn is_empty(&self) -> bool {
+        self.tail.is_empty() && self.chunks.is_empty()
+    }
+
+    /// Moves the records to the end of `out`, to be written in order.
+    pub fn take_into(&mut self, out: &mut Vec<Bytes>) {
+        out.append(&mut self.chunks);
+        if !self.tail.is_empty() {
+            out.push(self.tail.split().freeze());
+        }
+    }
+
+    fn put_body(&mut self, data: &Bytes) {
+        if data.len() <= COPIED_BODY {
+            self.tail.put_slice(data);
+        } else {
+            self.chunks.push(self.tail.split().freeze());
+            self.chunks.push(data.clone());
+        }
+    }
 }
 
 /// Received bytes on their way to being records.
@@ -165,7 +212,7 @@ impl RecordBuffer {
 ///
 /// [`ProtoError::FrameTooLarge`] when the record exceeds [`MAX_RECORD`]; `out` is unchanged then.
 pub fn put_request(
-    out: &mut BytesMut,
+    out: &mut Batch,
     id: u64,
     priority: u8,
     timeout_ms: u64,
@@ -181,12 +228,12 @@ pub fn put_request(
         + synapse_type.len()
         + data.len();
     begin(out, len, CLIENT_REQUEST)?;
-    put_varint(out, id);
-    out.put_u8(priority);
-    put_varint(out, timeout_ms);
-    put_varint(out, synapse_type.len() as u64);
-    out.put_slice(synapse_type.as_bytes());
-    out.put_slice(data);
+    put_varint(&mut out.tail, id);
+    out.tail.put_u8(priority);
+    put_varint(&mut out.tail, timeout_ms);
+    put_varint(&mut out.tail, synapse_type.len() as u64);
+    out.tail.put_slice(synapse_type.as_bytes());
+    out.put_body(data);
     Ok(())
 }
 
@@ -196,10 +243,10 @@ pub fn fits_record(synapse_type: &str, data: &Payload) -> bool {
 }
 
 /// Appends a cancel record.
-pub fn put_cancel(out: &mut BytesMut, id: u64) {
-    put_varint(out, 1 + varint_len(id) as u64);
-    out.put_u8(CLIENT_CANCEL);
-    put_varint(out, id);
+pub fn put_cancel(out: &mut Batch, id: u64) {
+    put_varint(&mut out.tail, 1 + varint_len(id) as u64);
+    out.tail.put_u8(CLIENT_CANCEL);
+    put_varint(&mut out.tail, id);
 }
 
 /// Appends an answer record.
@@ -207,36 +254,36 @@ pub fn put_cancel(out: &mut BytesMut, id: u64) {
 /// # Errors
 ///
 /// [`ProtoError::FrameTooLarge`] when the record exceeds [`MAX_RECORD`]; `out` is unchanged then.
-pub fn put_answer(out: &mut BytesMut, id: u64, data: &Payload) -> Result<(), ProtoError> {
+pub fn put_answer(out: &mut Batch, id: u64, data: &Payload) -> Result<(), ProtoError> {
     let data = data.as_bytes();
     begin(out, 1 + varint_len(id) + data.len(), SERVER_ANSWER)?;
-    put_varint(out, id);
-    out.put_slice(data);
+    put_varint(&mut out.tail, id);
+    out.put_body(data);
     Ok(())
 }
 
 /// Appends a failure record. A text that is too long for one is cut at a character's end.
-pub fn put_failure(out: &mut BytesMut, id: u64, text: &str) {
+pub fn put_failure(out: &mut Batch, id: u64, text: &str) {
     let cut = (0..=text.len().min(MAX_FAILURE_TEXT))
         .rev()
         .find(|at| text.is_char_boundary(*at));
     let text = &text[..cut.unwrap_or(0)];
-    put_varint(out, (1 + varint_len(id) + text.len()) as u64);
-    out.put_u8(SERVER_FAILURE);
-    put_varint(out, id);
-    out.put_slice(text.as_bytes());
+    put_varint(&mut out.tail, (1 + varint_len(id) + text.len()) as u64);
+    out.tail.put_u8(SERVER_FAILURE);
+    put_varint(&mut out.tail, id);
+    out.tail.put_slice(text.as_bytes());
 }
 
 /// Appends a credit record.
-pub fn put_credit(out: &mut BytesMut, requests: u64) {
-    put_varint(out, 1 + varint_len(requests) as u64);
-    out.put_u8(SERVER_CREDIT);
-    put_varint(out, requests);
+pub fn put_credit(out: &mut Batch, requests: u64) {
+    put_varint(&mut out.tail, 1 + varint_len(requests) as u64);
+    out.tail.put_u8(SERVER_CREDIT);
+    put_varint(&mut out.tail, requests);
 }
 
 /// Appends a go-away record.
-pub fn put_go_away(out: &mut BytesMut) {
-    out.put_slice(&[1, SERVER_GO_AWAY]);
+pub fn put_go_away(out: &mut Batch) {
+    out.tail.put_slice(&[1, SERVER_GO_AWAY]);
 }
 
 /// Encodes what goes before a large answer on its own stream.
@@ -258,27 +305,10 @@ pub fn take_client_record(buffered: &mut Bytes) -> Result<Option<ClientRecord>, 
     match take_u8(&mut record)? {
         CLIENT_REQUEST => {
             let id = take_varint(&mut record)?;
-            let priority = take_u8(&mut record)?;
-            let timeout_ms = take_varint(&mut record)?;
-            let len = take_varint(&mut record)?;
-            if len > record.len() as u64 {
-                return Err(cut_short(record.len() as u64, len));
-            }
-            let synapse_type = record.split_to(len as usize);
-            if std::str::from_utf8(&synapse_type).is_err() {
-                return Err(ProtoError::Field {
-                    field: "synapse_type",
-                    expected: "UTF-8",
-                });
-            }
-            let data = Payload::from_bytes(record)?;
-            Ok(Some(ClientRecord::Request(LaneRequest {
-                id,
-                priority,
-                timeout_ms,
-                synapse_type,
-                data,
-            })))
+            Ok(Some(match take_request(id, record) {
+                Ok(request) => ClientRecord::Request(request),
+                Err(error) => ClientRecord::Invalid { id, error },
+            }))
         }
         CLIENT_CANCEL => {
             let id = take_varint(&mut record)?;
@@ -301,18 +331,23 @@ pub fn take_server_record(buffered: &mut Bytes) -> Result<Option<ServerRecord>, 
     match take_u8(&mut record)? {
         SERVER_ANSWER => {
             let id = take_varint(&mut record)?;
-            Ok(Some(ServerRecord::Answer {
-                id,
-                data: Payload::from_bytes(record)?,
+            Ok(Some(match Payload::from_bytes(record) {
+                Ok(data) => ServerRecord::Answer { id, data },
+                Err(error) => ServerRecord::Invalid { id, error },
             }))
         }
         SERVER_FAILURE => {
             let id = take_varint(&mut record)?;
-            let text = String::from_utf8(record.to_vec()).map_err(|_| ProtoError::Field {
-                field: "text",
-                expected: "UTF-8",
-            })?;
-            Ok(Some(ServerRecord::Failure { id, text }))
+            Ok(Some(match String::from_utf8(record.to_vec()) {
+                Ok(text) => ServerRecord::Failure { id, text },
+                Err(_) => {
+                    let error = ProtoError::Field {
+                        field: "text",
+                        expected: "UTF-8",
+                    };
+                    ServerRecord::Invalid { id, error }
+                }
+            }))
         }
         SERVER_CREDIT => {
             let requests = take_varint(&mut record)?;
@@ -358,16 +393,40 @@ fn take_record(buffered: &mut Bytes) -> Result<Option<Bytes>, ProtoError> {
     Ok(Some(buffered.split_to(len)))
 }
 
-fn begin(out: &mut BytesMut, len: usize, kind: u8) -> Result<(), ProtoError> {
+/// Decodes a request behind its id.
+fn take_request(id: u64, mut record: Bytes) -> Result<LaneRequest, ProtoError> {
+    let priority = take_u8(&mut record)?;
+    let timeout_ms = take_varint(&mut record)?;
+    let len = take_varint(&mut record)?;
+    if len > record.len() as u64 {
+        return Err(cut_short(record.len() as u64, len));
+    }
+    let synapse_type = record.split_to(len as usize);
+    if std::str::from_utf8(&synapse_type).is_err() {
+        return Err(ProtoError::Field {
+            field: "synapse_type",
+            expected: "UTF-8",
+        });
+    }
+    let data = Payload::from_bytes(record)?;
+    Ok(LaneRequest {
+        id,
+        priority,
+        timeout_ms,
+        synapse_type,
+        data,
+    })
+}
+
+fn begin(out: &mut Batch, len: usize, kind: u8) -> Result<(), ProtoError> {
     if len > MAX_RECORD {
         return Err(ProtoError::FrameTooLarge {
             len: len as u64,
             max: MAX_RECORD as u64,
         });
     }
-    out.reserve(len + 4);
-    put_varint(out, len as u64);
-    out.put_u8(kind);
+    put_varint(&mut out.tail, len as u64);
+    out.tail.put_u8(kind);
     Ok(())
 }
 
@@ -419,6 +478,9 @@ fn put_varint(out: &mut BytesMut, value: u64) {
         _ => out.put_u64(0xc000_0000_0000_0000 | value.min((1 << 62) - 1)),
     }
 }
+
+/// Data up to this length is copied: cheaper than two more pieces in the stream's send queue.
+const COPIED_BODY: usize = 2 * 1024;
 
 const CLIENT_REQUEST: u8 = 0x00;
 const CLIENT_CANCEL: u8 = 0x01;

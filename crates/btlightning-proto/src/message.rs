@@ -26,6 +26,18 @@ impl EncodedFrame {
         self.chunks
     }
 
+    /// Returns the frame, unless its payload is longer than `max_payload` bytes.
+    pub fn within(self, max_payload: usize) -> Result<Self, ProtoError> {
+        let len = self.len() - HEADER_LEN;
+        if len > max_payload {
+            return Err(ProtoError::FrameTooLarge {
+                len: len as u64,
+                max: max_payload as u64,
+            });
+        }
+        Ok(self)
+    }
+
     /// Returns the length of the frame in bytes, header included.
     pub fn len(&self) -> usize {
         self.chunks.iter().map(Bytes::len).sum()

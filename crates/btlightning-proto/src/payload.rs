@@ -62,7 +62,9 @@ impl Payload {
 
     /// Encodes a map of dynamic values.
     pub fn from_map(map: &HashMap<String, rmpv::Value>) -> Result<Self, ProtoError> {
-        let entries = map.iter().map(|(key, value)| key.len() + 5 + size_hint(value));
+        let entries = map
+            .iter()
+            .map(|(key, value)| key.len() + 5 + size_hint(value));
         let mut bytes = Vec::with_capacity(5 + entries.sum::<usize>());
         write_map_head(&mut bytes, map.len())?;
         for (key, value) in map {
@@ -219,7 +221,13 @@ fn size_hint(value: &rmpv::Value) -> usize {
     match value {
         Value::String(text) => text.as_bytes().len() + 5,
         Value::Binary(data) | Value::Ext(_, data) => data.len() + 6,
-        Value::Array(items) => 5 + items.iter().take(SAMPLED_ITEMS).map(size_hint).sum::<usize>(),
+        Value::Array(items) => {
+            5 + items
+                .iter()
+                .take(SAMPLED_ITEMS)
+                .map(size_hint)
+                .sum::<usize>()
+        }
         Value::Map(_) => 64,
         _ => 9,
     }

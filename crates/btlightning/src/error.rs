@@ -66,7 +66,7 @@ impl From<CallError> for LightningError {
             CallErrorKind::Signing(_) => Self::Signing(text),
             CallErrorKind::Encode(_) | CallErrorKind::Decode(_) => Self::Serialization(text),
             CallErrorKind::Remote(message) => Self::Handler(message.clone()),
-            CallErrorKind::StreamBroken(message) => Self::Stream(message.clone()),
+            CallErrorKind::StreamBroken(_) | CallErrorKind::StreamRefused(_) => Self::Stream(text),
             _ => match error.phase {
                 Phase::Dial => Self::Connection(text),
                 Phase::Handshake => Self::Handshake(text),
@@ -145,7 +145,9 @@ impl CallError {
     /// twice by sending it again.
     pub fn is_retry_safe(&self) -> bool {
         match &self.kind {
-            CallErrorKind::Remote(message) => not_executed(message),
+            CallErrorKind::Remote(message) | CallErrorKind::StreamRefused(message) => {
+                not_executed(message)
+            }
             _ => self.phase != Phase::Wait,
         }
     }
@@ -238,6 +240,9 @@ pub enum CallErrorKind {
     /// The miner broke off a stream of chunks; this is its text.
     #[error("{0}")]
     StreamBroken(String),
+    /// The miner answered in place of a stream; this is its text.
+    #[error("the server answered in place of a stream: {0}")]
+    StreamRefused(String),
 }
 
 /// Answers that a server gives in place of running the handler.

@@ -231,8 +231,8 @@ pub(crate) fn write_error(error: WriteError) -> CallErrorKind {
 #[derive(Debug)]
 pub(crate) struct FrameWriter {
     send: SendStream,
-    /// What is left of the frame being written.
-    pending: [Bytes; 3],
+    /// What is left to be written.
+    pending: Vec<Bytes>,
     reset_code: u32,
     finished: bool,
 }
@@ -241,7 +241,7 @@ impl FrameWriter {
     pub(crate) fn new(send: SendStream, reset_code: u32) -> Self {
         Self {
             send,
-            pending: Default::default(),
+            pending: Vec::new(),
             reset_code,
             finished: false,
         }
@@ -254,18 +254,18 @@ impl FrameWriter {
     /// Cancel safe: what is left of a frame goes out before the next one.
     pub(crate) async fn write(&mut self, frame: EncodedFrame) -> Result<(), WriteError> {
         self.flush().await?;
-        self.pending = frame.into_chunks();
+        self.pending.extend(frame.into_chunks());
         self.flush().await
     }
 
-    /// Takes bytes to be written by [`progress`](Self::progress). The writer must be idle.
-    pub(crate) fn queue(&mut self, bytes: Bytes) {
-        self.pending[0] = bytes;
+    /// Returns where to put what [`progress`](Self::progress) shall write.
+    pub(crate) fn queue(&mut self) -> &mut Vec<Bytes> {
+        &mut self.pending
     }
 
     /// Whether there is nothing left to write.
     pub(crate) fn is_idle(&self) -> bool {
-        self.pending.iter().all(Bytes::is_empty)
+        self.pending.is_empty()
     }
 
     /// Writes as much as the stream takes now, waiting until it takes something.
@@ -274,7 +274,9 @@ impl FrameWriter {
     ///
     /// Cancel safe.
     pub(crate) async fn progress(&mut self) -> Result<(), WriteError> {
-        self.send.write_chunks(&mut self.pending).await.map(drop)
+        let written = self.send.write_chunks(&mut self.pending).await?;
+        self.pending.drain(..written.chunks);
+        Ok(())
     }
 
     /// Writes the last frame, ends the stream, and waits until the peer has it all: a connection

@@ -10,10 +10,10 @@ use std::{
 use btlightning_proto::{
     Payload, ProtoError,
     close::{CloseReason, stream as code},
-    lane::{self, INITIAL_CREDIT, RecordBuffer, ServerRecord, take_server_record},
-    message,
+    frame::MessageType,
+    lane::{self, Batch, INITIAL_CREDIT, RecordBuffer, ServerRecord, take_server_record},
+    message::{self, Response},
 };
-use bytes::BytesMut;
 use quinn::{Connection, RecvStream};
 use slab::Slab;
 use tokio::{
@@ -39,7 +39,7 @@ pub(super) struct Lane {
 #[derive(Debug)]
 struct State {
     /// Records to be written.
-    out: BytesMut,
+    out: Batch,
     /// Requests the server still allows.
     credit: u64,
     /// Requests without an answer, by id.
@@ -75,14 +75,17 @@ struct Waiting {
 
 impl Lane {
     /// Opens a lane on an authenticated connection.
-    pub(super) async fn open(connection: &Connection) -> Result<Arc<Self>, CallErrorKind> {
+    pub(super) async fn open(
+        connection: &Connection,
+        max_payload: usize,
+    ) -> Result<Arc<Self>, CallErrorKind> {
         let (send, recv) = connection.open_bi().await.map_err(CallErrorKind::Lost)?;
         let mut send = FrameWriter::new(send, code::CANCELLED);
         let opening = message::encode_lane_open().map_err(CallErrorKind::Encode)?;
         send.write(opening).await.map_err(crate::io::write_error)?;
         let lane = Arc::new(Self {
             state: Mutex::new(State {
-                out: BytesMut::new(),
+                out: Batch::default(),
                 credit: INITIAL_CREDIT.into(),
                 open: Slab::new(),
                 waiting: BTreeMap::new(),
@@ -92,7 +95,10 @@ impl Lane {
             wake: Notify::new(),
         });
         tokio::spawn(lane.clone().run(connection.clone(), send, recv));
-        tokio::spawn(lane.clone().accept_large_answers(connection.clone()));
+        tokio::spawn(
+            lane.clone()
+                .accept_large_answers(connection.clone(), max_payload),
+        );
         Ok(lane)
     }
 
@@ -232,7 +238,7 @@ impl Lane {
             if send.is_idle() {
                 let mut state = self.lock();
                 if !state.out.is_empty() {
-                    send.queue(state.out.split().freeze());
+                    state.out.take_into(send.queue());
                 } else if let (Some(reason), true) = (&state.ended, state.open.is_empty()) {
                     send.finish();
                     break reason.clone();
@@ -253,7 +259,11 @@ impl Lane {
                 () = self.wake.notified() => {}
             }
         };
-        self.end(&reason);
+        if self.end(&reason) {
+            // What they came to is unknown, and there is no lane to ask again on.
+            let reason = CloseReason::Done;
+            connection.close(reason.code().into(), reason.as_str().as_bytes());
+        }
     }
 
     /// Takes the records that have come and notes whom they answer.
@@ -275,6 +285,10 @@ impl Lane {
                 ServerRecord::Failure { id, text } => {
                     answers.extend(state.close(id)?.map(|sender| (sender, Ok(Err(text)))));
                 }
+                ServerRecord::Invalid { id, error } => {
+                    let failure = Failure::new(Phase::Wait, CallErrorKind::Decode(error));
+                    answers.extend(state.close(id)?.map(|sender| (sender, Err(failure))));
+                }
                 ServerRecord::Credit { requests } => {
                     state.credit = state.credit.saturating_add(requests);
                     state.send_waiting()?;
@@ -291,7 +305,7 @@ impl Lane {
     }
 
     /// Takes answers that were too large for the lane.
-    async fn accept_large_answers(self: Arc<Self>, connection: Connection) {
+    async fn accept_large_answers(self: Arc<Self>, connection: Connection, max_payload: usize) {
         while let Ok(stream) = connection.accept_uni().await {
             let lane = self.clone();
             tokio::spawn(async move {
@@ -299,15 +313,16 @@ impl Lane {
                 let Ok(Some(id)) = reader.varint().await else {
                     return;
                 };
-                let frame = reader.expect_frame(btlightning_proto::limits::MAX_FRAME_PAYLOAD_LIMIT);
-                let answer = match frame.await {
-                    Ok((_, payload)) => match message::Response::decode(payload) {
-                        Ok(response) if response.success => Ok(Ok(response.data)),
-                        Ok(response) => Ok(Err(response.error.unwrap_or_default())),
-                        Err(e) => Err(Failure::new(Phase::Wait, CallErrorKind::Decode(e))),
-                    },
-                    Err(e) => Err(Failure::new(Phase::Wait, e.into())),
+                let answer = match reader.expect_frame(max_payload).await {
+                    Ok((MessageType::SynapseResponse, payload)) => Response::decode(payload)
+                        .map(Response::into_result)
+                        .map_err(CallErrorKind::Decode),
+                    Ok((other, _)) => Err(CallErrorKind::Unexpected(format!(
+                        "unexpected response type: {other:?}"
+                    ))),
+                    Err(e) => Err(e.into()),
                 };
+                let answer = answer.map_err(|kind| Failure::new(Phase::Wait, kind));
                 let sender = lane.lock().close(id);
                 lane.wake.notify_one();
                 if let Ok(Some(sender)) = sender {
@@ -317,11 +332,17 @@ impl Lane {
         }
     }
 
-    fn end(&self, reason: &CallErrorKind) {
-        let (waiting, open) = {
+    /// Fails what has no answer; says whether the lane ended without the server's word.
+    fn end(&self, reason: &CallErrorKind) -> bool {
+        let (waiting, open, broken) = {
             let mut state = self.lock();
+            let broken = state.ended.is_none() || !state.open.is_empty();
             state.ended.get_or_insert_with(|| reason.clone());
-            (state.fail_waiting(reason), std::mem::take(&mut state.open))
+            (
+                state.fail_waiting(reason),
+                std::mem::take(&mut state.open),
+                broken,
+            )
         };
         for (sender, answer) in waiting {
             let _ = sender.send(answer);
@@ -331,6 +352,7 @@ impl Lane {
                 let _ = sender.send(Err(Failure::new(Phase::Wait, reason.clone())));
             }
         }
+        broken
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

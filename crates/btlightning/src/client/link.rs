@@ -228,7 +228,7 @@ impl Link {
     ) -> Result<Outcome, Failure> {
         if self.version.has_lanes() && lane::fits_record(synapse_type, data) {
             let lane = self
-                .lane()
+                .lane(max_payload)
                 .await
                 .map_err(|kind| Failure::new(Phase::Send, kind))?;
             return lane
@@ -260,7 +260,7 @@ impl Link {
     }
 
     /// Returns the connection's lane, opening it for the first small request.
-    async fn lane(&self) -> Result<Arc<Lane>, CallErrorKind> {
+    async fn lane(&self, max_payload: usize) -> Result<Arc<Lane>, CallErrorKind> {
         if let Some(lane) = &*self.lane.load() {
             return Ok(lane.clone());
         }
@@ -268,7 +268,7 @@ impl Link {
         if let Some(lane) = &*self.lane.load() {
             return Ok(lane.clone());
         }
-        let lane = Lane::open(&self.connection).await?;
+        let lane = Lane::open(&self.connection, max_payload).await?;
         self.lane.store(Some(lane.clone()));
         Ok(lane)
     }
@@ -366,22 +366,7 @@ pub(super) fn encode_request(
     max_payload: usize,
 ) -> Result<EncodedFrame, ProtoError> {
     let frame = message::encode_request(synapse_type, data, unix_timestamp_secs())?;
-    check_size(frame, max_payload)
-}
-
-/// Refuses a frame that is larger than a frame may be.
-pub(super) fn check_size(
-    frame: EncodedFrame,
-    max_payload: usize,
-) -> Result<EncodedFrame, ProtoError> {
-    let len = frame.len() - btlightning_proto::frame::HEADER_LEN;
-    if len > max_payload {
-        return Err(ProtoError::FrameTooLarge {
-            len: len as u64,
-            max: max_payload as u64,
-        });
-    }
-    Ok(frame)
+    frame.within(max_payload)
 }
 
 /// Waits for an answer for at most `limit`.

@@ -51,7 +51,8 @@ pub struct LightningClient {
 #[non_exhaustive]
 pub struct CallOptions {
     /// Longest wait for the answer once the request is sent; dialling and sending have limits of
-    /// their own. Default: none, so until the connection dies.
+    /// their own. For a duplex call, the time until its reply. Default: none, so until the
+    /// connection dies.
     pub timeout: Option<Duration>,
     /// Requests to one miner that have to queue go in the order of this, highest first.
     /// Default: 0.
@@ -298,7 +299,7 @@ impl LightningClient {
         let link = self.link_for(axon).await?;
         let (mut send, reader) = link.open(frame).await.map_err(|f| f.of(axon))?;
         send.finish();
-        Ok(StreamingResponse::new(reader, config))
+        Ok(StreamingResponse::new(reader, config, axon.clone()))
     }
 
     /// Opens a call in which both sides send chunks: client streaming, server streaming, or both.
@@ -324,14 +325,20 @@ impl LightningClient {
             .map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX));
         let frame =
             message::encode_duplex_open(synapse_type, data, unix_timestamp_secs(), timeout_ms)
-                .and_then(|frame| link::check_size(frame, max_payload))
+                .and_then(|frame| frame.within(max_payload))
                 .map_err(|e| Failure::new(Phase::Send, CallErrorKind::Encode(e)).of(axon))?;
         let link = self.link_for(axon).await?;
         if !link.version.has_client_streams() {
             return Err(Failure::new(Phase::Send, CallErrorKind::Unsupported).of(axon));
         }
         let (send, reader) = link.open(frame).await.map_err(|f| f.of(axon))?;
-        Ok(DuplexCall::new(send, reader, max_payload, axon.clone()))
+        Ok(DuplexCall::new(
+            send,
+            reader,
+            max_payload,
+            axon.clone(),
+            options.timeout,
+        ))
     }
 
     /// Returns the hotkeys that were authenticated and are in the registry, also while their

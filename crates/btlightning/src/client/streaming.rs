@@ -8,6 +8,7 @@ use btlightning_proto::{
 };
 use bytes::Bytes;
 use quinn::RecvStream;
+use tokio::time::Instant;
 
 use super::{Reply, link};
 use crate::{
@@ -19,12 +20,12 @@ use crate::{
 /// A miner's answer in chunks.
 ///
 /// Dropping it before its end stops the stream, and the miner's handler with it.
-#[derive(Debug)]
 pub struct StreamingResponse {
     reader: FrameReader<RecvStream>,
     max_payload: usize,
     max_stream_payload: usize,
     chunk_timeout: Option<Duration>,
+    axon: QuicAxonInfo,
     ended: bool,
 }
 
@@ -32,12 +33,14 @@ impl StreamingResponse {
     pub(super) fn new(
         reader: FrameReader<RecvStream>,
         config: &super::LightningClientConfig,
+        axon: QuicAxonInfo,
     ) -> Self {
         Self {
             reader,
             max_payload: config.max_frame_payload_bytes,
             max_stream_payload: config.max_stream_payload_bytes,
             chunk_timeout: config.stream_chunk_timeout,
+            axon,
             ended: false,
         }
     }
@@ -53,61 +56,78 @@ impl StreamingResponse {
     ///
     /// Cancel safe.
     pub async fn next_chunk(&mut self) -> Result<Option<Vec<u8>>> {
-        Ok(self.next_bytes().await?.map(Vec::from))
+        match self.next_bytes().await {
+            Ok(chunk) => Ok(chunk.map(Vec::from)),
+            Err(error) if error.is_timeout() => {
+                Err(LightningError::Stream("chunk read timed out".into()))
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
-    /// Like [`next_chunk`](Self::next_chunk), without copying a chunk out of the frame it came in.
+    /// Like [`next_chunk`](Self::next_chunk), without copying a chunk out of the frame it came in,
+    /// and with an error that says whether the handler may have run.
     ///
     /// # Errors
     ///
-    /// As [`next_chunk`](Self::next_chunk).
+    /// A [`CallError`] in the phase [`Wait`](Phase::Wait).
     ///
     /// # Cancel safety
     ///
     /// Cancel safe.
-    pub async fn next_bytes(&mut self) -> Result<Option<Bytes>> {
+    pub async fn next_bytes(&mut self) -> std::result::Result<Option<Bytes>, CallError> {
         if self.ended {
             return Ok(None);
         }
+        let result = self.read_chunk().await;
+        self.ended = !matches!(result, Ok(Some(_)));
+        result.map_err(|kind| link::Failure::new(Phase::Wait, kind).of(&self.axon))
+    }
+
+    async fn read_chunk(&mut self) -> std::result::Result<Option<Bytes>, CallErrorKind> {
         let frame = self.reader.expect_frame(self.max_payload);
         let frame = match self.chunk_timeout {
             None => frame.await,
-            Some(limit) => match tokio::time::timeout(limit, frame).await {
+            Some(after) => match tokio::time::timeout(after, frame).await {
                 Ok(frame) => frame,
                 Err(_) => {
-                    self.ended = true;
                     let code = btlightning_proto::close::stream::TIMED_OUT;
                     let _ = self.reader.stream_mut().stop(code.into());
-                    return Err(LightningError::Stream("chunk read timed out".into()));
+                    return Err(CallErrorKind::Timeout {
+                        what: "chunk read",
+                        after,
+                    });
                 }
             },
         };
         match frame? {
-            (MessageType::StreamChunk, payload) => Ok(Some(message::decode_chunk(&payload)?)),
+            (MessageType::StreamChunk, payload) => message::decode_chunk(&payload)
+                .map(Some)
+                .map_err(CallErrorKind::Decode),
             (MessageType::StreamEnd, payload) => {
-                self.ended = true;
-                let end = message::decode_stream_end(&payload)?;
+                let end = message::decode_stream_end(&payload).map_err(CallErrorKind::Decode)?;
                 if end.success {
                     return Ok(None);
                 }
-                Err(LightningError::Stream(end.error.unwrap_or_else(|| {
-                    "stream ended with failure status".into()
-                })))
+                let text = end
+                    .error
+                    .unwrap_or_else(|| "stream ended with failure status".into());
+                Err(CallErrorKind::StreamBroken(text))
             }
             (MessageType::SynapseResponse, payload) => {
-                self.ended = true;
-                let detail = Response::decode(payload)?.error;
-                Err(LightningError::Stream(match detail {
-                    Some(error) => format!("the server answered in place of a stream: {error}"),
-                    None => "the server sent a single answer in place of a stream".into(),
-                }))
+                match Response::decode(payload)
+                    .map_err(CallErrorKind::Decode)?
+                    .into_result()
+                {
+                    Ok(_) => Err(CallErrorKind::StreamBroken(
+                        "the server sent a single answer in place of a stream".into(),
+                    )),
+                    Err(text) => Err(CallErrorKind::StreamRefused(text)),
+                }
             }
-            (other, _) => {
-                self.ended = true;
-                Err(LightningError::Stream(format!(
-                    "unexpected message in a stream: {other:?}"
-                )))
-            }
+            (other, _) => Err(CallErrorKind::Unexpected(format!(
+                "unexpected message in a stream: {other:?}"
+            ))),
         }
     }
 
@@ -138,6 +158,15 @@ impl StreamingResponse {
     }
 }
 
+impl fmt::Debug for StreamingResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StreamingResponse")
+            .field("axon", &self.axon)
+            .field("ended", &self.ended)
+            .finish_non_exhaustive()
+    }
+}
+
 /// A call in which both sides send chunks.
 ///
 /// Send with [`send`](Self::send), end with [`finish`](Self::finish), read with
@@ -161,7 +190,9 @@ pub struct DuplexReceiver {
     reader: FrameReader<RecvStream>,
     max_payload: usize,
     axon: QuicAxonInfo,
-    started: tokio::time::Instant,
+    started: Instant,
+    /// The caller's limit for the whole call.
+    timeout: Option<Duration>,
     reply: Option<std::result::Result<Reply, CallErrorKind>>,
 }
 
@@ -171,8 +202,9 @@ impl DuplexCall {
         reader: FrameReader<RecvStream>,
         max_payload: usize,
         axon: QuicAxonInfo,
+        timeout: Option<Duration>,
     ) -> Self {
-        let started = tokio::time::Instant::now();
+        let started = Instant::now();
         Self {
             sender: DuplexSender {
                 send,
@@ -184,6 +216,7 @@ impl DuplexCall {
                 max_payload,
                 axon,
                 started,
+                timeout,
                 reply: None,
             },
         }
@@ -236,7 +269,7 @@ impl DuplexSender {
     /// one.
     pub async fn send(&mut self, chunk: impl Into<Bytes>) -> std::result::Result<(), CallError> {
         let frame = message::encode_chunk(&chunk.into())
-            .and_then(|frame| link::check_size(frame, self.max_payload))
+            .and_then(|frame| frame.within(self.max_payload))
             .map_err(|e| self.error(CallErrorKind::Encode(e)))?;
         self.write(frame).await
     }
@@ -278,6 +311,10 @@ impl DuplexSender {
 impl DuplexReceiver {
     /// Returns the next chunk, or `None` when the miner has replied.
     ///
+    /// # Errors
+    ///
+    /// [`CallErrorKind::Timeout`] when the time given to the call is over, whatever has come.
+    ///
     /// # Cancel safety
     ///
     /// Cancel safe.
@@ -285,7 +322,19 @@ impl DuplexReceiver {
         if self.reply.is_some() {
             return Ok(None);
         }
-        let frame = self.reader.expect_frame(self.max_payload).await;
+        let frame = self.reader.expect_frame(self.max_payload);
+        let frame = match self.timeout {
+            None => frame.await,
+            Some(after) => match tokio::time::timeout_at(self.started + after, frame).await {
+                Ok(frame) => frame,
+                Err(_) => {
+                    return Err(self.error(CallErrorKind::Timeout {
+                        what: "call",
+                        after,
+                    }));
+                }
+            },
+        };
         let (kind, payload) = frame.map_err(|e| self.error(e.into()))?;
         match kind {
             MessageType::StreamChunk => message::decode_chunk(&payload)

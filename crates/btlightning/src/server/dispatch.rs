@@ -49,8 +49,9 @@ pub(super) async fn serve_stream(
         None => MAX_HANDSHAKE_PAYLOAD,
     };
     let frame = reader.expect_frame(limit).await;
-    if let (Ok((MessageType::LaneOpen, _)), Some(caller)) = (&frame, &caller)
+    if let (Ok((MessageType::LaneOpen, payload)), Some(caller)) = (&frame, &caller)
         && session.version.has_lanes()
+        && message::decode_lane_open(payload).is_ok()
         && let Some(_place) = session.enter_lane()
     {
         let (recv, received) = reader.into_parts();
@@ -258,7 +259,7 @@ impl Call {
     ) {
         self.shared.counters.requests.add_one();
         let stopped = send.stopped();
-        let mut sink = ChunkSink::new(send);
+        let mut sink = ChunkSink::new(send, self.shared.config.max_frame_payload_bytes);
         let outcome = {
             let work = async {
                 match handler {

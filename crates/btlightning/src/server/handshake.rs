@@ -105,10 +105,7 @@ async fn accept(
     )
     .await?;
 
-    let caller = Arc::new(Caller {
-        hotkey: request.validator_hotkey.as_str().into(),
-        connection_id,
-    });
+    let caller = Caller::new(&request.validator_hotkey, connection_id);
     admit(shared, session, caller)?;
     if let Some(observer) = hooks.observer {
         let ip = session.remote_addr().ip();

@@ -16,10 +16,12 @@ use std::{
 use btlightning_proto::{
     Payload, ProtoError,
     close::stream as code,
-    lane::{self, ClientRecord, INITIAL_CREDIT, LaneRequest, RecordBuffer, take_client_record},
+    lane::{
+        self, Batch, ClientRecord, INITIAL_CREDIT, LaneRequest, RecordBuffer, take_client_record,
+    },
     message::Response,
 };
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::FutureExt;
 use quinn::{RecvStream, SendStream};
 use tokio::{sync::Notify, time::Instant};
@@ -49,7 +51,7 @@ struct Lane {
 #[derive(Default)]
 struct State {
     /// Records to be written.
-    out: BytesMut,
+    out: Batch,
     /// Requests whose handler has not answered.
     open: HashMap<u64, Open>,
     /// When the time of each open request is over.
@@ -143,8 +145,15 @@ impl Lane {
                                 expected: "an id that is not in use",
                             });
                         }
-                        if draining.is_cancelled() {
-                            lane::put_failure(&mut state.out, request.id, answer::SHUTTING_DOWN);
+                        let refusal = if self.caller.is_revoked() {
+                            Some(answer::AUTHENTICATION_FAILED)
+                        } else if draining.is_cancelled() {
+                            Some(answer::SHUTTING_DOWN)
+                        } else {
+                            None
+                        };
+                        if let Some(text) = refusal {
+                            lane::put_failure(&mut state.out, request.id, text);
                             self.shared.counters.refused.add_one();
                             continue;
                         }
@@ -152,6 +161,11 @@ impl Lane {
                         self.begin(request);
                     }
                     ClientRecord::Cancel { id } => self.cancel(id),
+                    ClientRecord::Invalid { id, error } => {
+                        tracing::warn!(hotkey = %self.caller.hotkey, %error, "request refused");
+                        self.shared.counters.refused.add_one();
+                        lane::put_failure(&mut self.lock().out, id, answer::INVALID_REQUEST);
+                    }
                 }
             }
             if draining.is_cancelled() && !said_goodbye {
@@ -161,7 +175,7 @@ impl Lane {
             let next_deadline = {
                 let mut state = self.lock();
                 if send.is_idle() && !state.out.is_empty() {
-                    send.queue(state.out.split().freeze());
+                    state.out.take_into(send.queue());
                 }
                 state.deadlines.first().map(|(at, _)| *at)
             };
@@ -356,7 +370,7 @@ impl Lane {
             return;
         };
         let mut writer = FrameWriter::new(stream, code::CANCELLED);
-        writer.queue(lane::large_answer_head(id));
+        writer.queue().push(lane::large_answer_head(id));
         writer.write_last(frame).await;
     }
 

@@ -7,7 +7,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
 };
 
@@ -23,6 +23,23 @@ use crate::util::unix_timestamp_secs;
 pub(crate) struct Caller {
     pub(crate) hotkey: Arc<str>,
     pub(crate) connection_id: Arc<str>,
+    /// Set when the hotkey was authenticated on another connection.
+    revoked: AtomicBool,
+}
+
+impl Caller {
+    pub(crate) fn new(hotkey: &str, connection_id: Arc<str>) -> Arc<Self> {
+        Arc::new(Self {
+            hotkey: hotkey.into(),
+            connection_id,
+            revoked: AtomicBool::new(false),
+        })
+    }
+
+    /// Whether the hotkey may no longer be served on this connection.
+    pub(crate) fn is_revoked(&self) -> bool {
+        self.revoked.load(Ordering::Relaxed)
+    }
 }
 
 /// One QUIC connection.
@@ -74,7 +91,9 @@ impl Session {
     /// Takes a hotkey away, which authenticated elsewhere; closes the connection with the last.
     pub(crate) fn revoke(&self, hotkey: &str, reason: CloseReason) {
         let mut callers = self.lock();
-        callers.retain(|c| &*c.hotkey != hotkey);
+        for caller in callers.extract_if(.., |c| &*c.hotkey == hotkey) {
+            caller.revoked.store(true, Ordering::Relaxed);
+        }
         let last = callers.last().cloned();
         self.caller.store(last.clone());
         drop(callers);

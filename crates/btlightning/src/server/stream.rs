@@ -77,25 +77,30 @@ impl ChunkStream {
 #[derive(Debug)]
 pub struct ChunkSink {
     writer: FrameWriter,
+    max_payload: usize,
 }
 
 impl ChunkSink {
-    pub(super) fn new(writer: FrameWriter) -> Self {
-        Self { writer }
+    pub(super) fn new(writer: FrameWriter, max_payload: usize) -> Self {
+        Self {
+            writer,
+            max_payload,
+        }
     }
 
     /// Sends a chunk without copying it; waits while the client is slow to read.
     ///
     /// # Errors
     ///
-    /// [`LightningError::Stream`] when the client is gone or wants no more.
+    /// [`LightningError::Stream`] when the client is gone or wants no more;
+    /// [`LightningError::Transport`] when the chunk is larger than a frame may be.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future may leave the chunk partly sent; the rest of it goes out with the next
     /// one.
     pub async fn send(&mut self, chunk: impl Into<Bytes>) -> Result<()> {
-        let frame = message::encode_chunk(&chunk.into())?;
+        let frame = message::encode_chunk(&chunk.into())?.within(self.max_payload)?;
         self.writer
             .write(frame)
             .await
