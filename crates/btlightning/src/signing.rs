@@ -66,7 +66,10 @@ impl<F: Fn(&[u8]) -> Result<Vec<u8>> + Send + Sync> CallbackSigner<F> {
 
 impl<F: Fn(&[u8]) -> Result<Vec<u8>> + Send + Sync> Signer for CallbackSigner<F> {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>> {
-        (self.callback)(message).map_err(|e| LightningError::Signing(e.to_string()))
+        (self.callback)(message).map_err(|e| match e {
+            LightningError::Signing(text) => LightningError::Signing(text),
+            other => LightningError::Signing(other.to_string()),
+        })
     }
 }
 

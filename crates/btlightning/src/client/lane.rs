@@ -231,8 +231,7 @@ impl Lane {
             if let Err(error) = result {
                 tracing::warn!(%error, "the server broke the lane's rules, closing the connection");
                 // Answers could be taken for those of other requests.
-                let reason = CloseReason::Done;
-                connection.close(reason.code().into(), reason.as_str().as_bytes());
+                close_done(&connection);
                 break CallErrorKind::Decode(error);
             }
             if send.is_idle() {
@@ -259,10 +258,9 @@ impl Lane {
                 () = self.wake.notified() => {}
             }
         };
-        if self.end(&reason) {
+        if self.end(&reason) && connection.close_reason().is_none() {
             // What they came to is unknown, and there is no lane to ask again on.
-            let reason = CloseReason::Done;
-            connection.close(reason.code().into(), reason.as_str().as_bytes());
+            close_done(&connection);
         }
     }
 
@@ -414,6 +412,11 @@ impl State {
         }
         failed
     }
+}
+
+fn close_done(connection: &Connection) {
+    let reason = CloseReason::Done;
+    lightning_quic::close(connection, reason.code().into(), reason.as_str().as_bytes());
 }
 
 /// Gives a request up when its caller does.
