@@ -134,6 +134,11 @@ impl Batch {
         self.tail.is_empty() && self.chunks.is_empty()
     }
 
+    /// Returns how many bytes the records take.
+    pub fn len_bytes(&self) -> usize {
+        self.chunks.iter().map(Bytes::len).sum::<usize>() + self.tail.len()
+    }
+
     /// Moves the records to the end of `out`, to be written in order.
     pub fn take_into(&mut self, out: &mut Vec<Bytes>) {
         out.append(&mut self.chunks);
@@ -239,7 +244,7 @@ pub fn put_request(
 
 /// Whether a request fits a record, whatever its id and timeout.
 pub fn fits_record(synapse_type: &str, data: &Payload) -> bool {
-    MAX_OVERHEAD + synapse_type.len() + data.as_bytes().len() <= MAX_RECORD
+    MAX_OVERHEAD + synapse_type.len() + data.len_bytes() <= MAX_RECORD
 }
 
 /// Appends a cancel record.
@@ -255,10 +260,9 @@ pub fn put_cancel(out: &mut Batch, id: u64) {
 ///
 /// [`ProtoError::FrameTooLarge`] when the record exceeds [`MAX_RECORD`]; `out` is unchanged then.
 pub fn put_answer(out: &mut Batch, id: u64, data: &Payload) -> Result<(), ProtoError> {
-    let data = data.as_bytes();
-    begin(out, 1 + varint_len(id) + data.len(), SERVER_ANSWER)?;
+    begin(out, 1 + varint_len(id) + data.len_bytes(), SERVER_ANSWER)?;
     put_varint(&mut out.tail, id);
-    out.put_body(data);
+    out.put_body(data.as_bytes());
     Ok(())
 }
 

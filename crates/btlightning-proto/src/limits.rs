@@ -34,4 +34,4 @@ pub const HANDSHAKE_RATE_WINDOW_SECS: u64 = 60;
 /// Most bytes reserved for a frame before any of its payload has arrived.
 ///
 /// Beyond this, memory is taken as data arrives, never on the peer's word alone.
-pub const EAGER_ALLOCATION: usize = 64 * 1024;
+pub const EAGER_ALLOCATION: usize = 1024 * 1024;

@@ -11,7 +11,7 @@ use crate::{
     error::ProtoError,
     frame::{FrameHeader, HEADER_LEN, MessageType},
     msgpack::{self, Scanner},
-    payload::{self, Payload},
+    payload::{self, MIN_APART, Payload, Split},
 };
 
 /// A whole frame, ready to be written, in up to three pieces so that a large body is not copied.
@@ -53,31 +53,165 @@ impl EncodedFrame {
         self.chunks.concat()
     }
 
-    /// Builds a frame from what stands before and behind `body` in the payload.
+    /// Builds a frame from the pieces of a body and what stands before and behind them.
     fn around(
         kind: MessageType,
         before: &[u8],
-        body: &Bytes,
+        [first, large, last]: [&Bytes; 3],
         after: &[u8],
     ) -> Result<Self, ProtoError> {
-        let len = before.len() + body.len() + after.len();
+        let head = HEADER_LEN + before.len() + first.len();
+        let tail = last.len() + after.len();
+        let len = head - HEADER_LEN + large.len() + tail;
         let header = FrameHeader { kind, len }.encode()?;
-        let inline = body.len() <= INLINE_BODY;
-        let mut head =
-            BytesMut::with_capacity(HEADER_LEN + if inline { len } else { before.len() });
-        head.put_slice(&header);
-        head.put_slice(before);
+        let inline = large.len() <= INLINE_BODY;
+        let mut bytes = BytesMut::with_capacity(if inline {
+            HEADER_LEN + len
+        } else {
+            head + tail
+        });
+        bytes.put_slice(&header);
+        bytes.put_slice(before);
+        bytes.put_slice(first);
         if inline {
-            head.put_slice(body);
-            head.put_slice(after);
-            return Ok(Self {
-                chunks: [head.freeze(), Bytes::new(), Bytes::new()],
-            });
+            bytes.put_slice(large);
         }
+        let head = if inline {
+            Bytes::new()
+        } else {
+            bytes.split().freeze()
+        };
+        bytes.put_slice(last);
+        bytes.put_slice(after);
+        let large = if inline { Bytes::new() } else { large.clone() };
         Ok(Self {
-            chunks: [head.freeze(), body.clone(), Bytes::copy_from_slice(after)],
+            chunks: [head, large, bytes.freeze()],
         })
     }
+
+    /// Builds a frame whose payload is these bytes.
+    fn of(kind: MessageType, payload: &[u8]) -> Result<Self, ProtoError> {
+        let none = &Bytes::new();
+        Self::around(kind, payload, [none, none, none], &[])
+    }
+}
+
+/// A frame's payload as it was received.
+#[derive(Debug, Clone)]
+pub enum FrameBody {
+    /// In one piece.
+    Whole(Bytes),
+    /// With the content of a large binary value apart from the rest; see [`find_large`].
+    Apart {
+        /// Everything before the content, the value's head included.
+        before: Bytes,
+        /// Where the value's head begins in `before`.
+        value_start: usize,
+        /// The content.
+        content: Bytes,
+        /// Everything behind it.
+        after: Bytes,
+    },
+}
+
+impl FrameBody {
+    /// Returns the payload in one piece, copying what was apart.
+    pub fn into_whole(self) -> Bytes {
+        match self {
+            Self::Whole(bytes) => bytes,
+            Self::Apart {
+                before,
+                content,
+                after,
+                ..
+            } => [before, content, after].concat().into(),
+        }
+    }
+
+    /// Decodes with `decode`, which finds an empty value in the place of one that is apart, and
+    /// puts the large value into the data.
+    fn decode<T>(
+        self,
+        decode: impl FnOnce(Bytes) -> Result<T, ProtoError>,
+        data: impl FnOnce(&mut T) -> &mut Payload,
+    ) -> Result<T, ProtoError> {
+        let (before, value_start, content, after) = match self {
+            Self::Whole(bytes) => return decode(bytes),
+            Self::Apart {
+                before,
+                value_start,
+                content,
+                after,
+            } => (before, value_start, content, after),
+        };
+        let mut skeleton = Vec::with_capacity(value_start + EMPTY_BIN.len() + after.len());
+        skeleton.extend_from_slice(&before[..value_start]);
+        skeleton.extend_from_slice(&EMPTY_BIN);
+        skeleton.extend_from_slice(&after);
+        let skeleton = Bytes::from(skeleton);
+        let mut message = decode(skeleton.clone())?;
+        let data = data(&mut message);
+        let start = data.as_bytes().as_ptr() as usize - skeleton.as_ptr() as usize;
+        let behind = start + data.as_bytes().len() - value_start - EMPTY_BIN.len();
+        *data = Payload::from_split(Split::new(
+            before.slice(start..),
+            content,
+            after.slice(..behind),
+        ));
+        Ok(message)
+    }
+}
+
+/// A large binary value that is an entry of a message's data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Large<'a> {
+    /// The type, if the message is a request.
+    pub synapse_type: Option<&'a str>,
+    /// Where the value's head begins in the payload.
+    pub value_start: usize,
+    /// Where its content begins.
+    pub content_start: usize,
+    /// Length of its content in bytes.
+    pub content_len: usize,
+}
+
+/// Finds the first large binary value of a request or an answer, by the beginning of its payload.
+///
+/// A receiver that will make it a `Vec` can then read its content into one. `None` where there is
+/// none, or too little has come to tell.
+pub fn find_large(kind: MessageType, beginning: &[u8]) -> Option<Large<'_>> {
+    let mut scanner = Scanner::new(beginning);
+    let mut synapse_type = None;
+    match kind {
+        MessageType::SynapsePacket if scanner.array().ok()? == Some(3) => {
+            synapse_type = Some(std::str::from_utf8(scanner.str_bytes().ok()??).ok()?);
+        }
+        MessageType::SynapseResponse if scanner.array().ok()? == Some(4) => {
+            scanner.bool()?;
+        }
+        _ => return None,
+    }
+    for _ in 0..scanner.map().ok()?? {
+        scanner.str_bytes().ok()??;
+        let value_start = scanner.pos();
+        if let Some(content_len) = scanner
+            .clone()
+            .bin_len()
+            .ok()?
+            .filter(|len| *len >= MIN_APART)
+        {
+            scanner.bin_len().ok()?;
+            let content_start = scanner.pos();
+            return Some(Large {
+                synapse_type,
+                value_start,
+                content_start,
+                content_len,
+            });
+        }
+        scanner.skip().ok()?;
+    }
+    None
 }
 
 /// A request as received: a view of its frame.
@@ -93,6 +227,11 @@ impl Request {
     /// Decodes the payload of a [`MessageType::SynapsePacket`] frame.
     pub fn decode(payload: Bytes) -> Result<Self, ProtoError> {
         Self::decode_fields(payload, &PACKET_FIELDS)
+    }
+
+    /// Decodes the payload of a [`MessageType::SynapsePacket`] frame as it was received.
+    pub fn decode_body(body: FrameBody) -> Result<Self, ProtoError> {
+        body.decode(Self::decode, |request| &mut request.data)
     }
 
     /// Decodes the payload of a [`MessageType::DuplexOpen`] frame.
@@ -223,6 +362,11 @@ impl Response {
         })
     }
 
+    /// Decodes the payload of a [`MessageType::SynapseResponse`] frame as it was received.
+    pub fn decode_body(body: FrameBody) -> Result<Self, ProtoError> {
+        body.decode(Self::decode, |response| &mut response.data)
+    }
+
     /// Encodes the answer as a [`MessageType::SynapseResponse`] frame.
     pub fn encode(&self) -> Result<EncodedFrame, ProtoError> {
         let mut after = Vec::with_capacity(16);
@@ -232,7 +376,7 @@ impl Response {
         EncodedFrame::around(
             MessageType::SynapseResponse,
             &before,
-            self.data.as_bytes(),
+            self.data.pieces(),
             &after,
         )
     }
@@ -319,7 +463,7 @@ pub fn encode_request(
     timestamp: u64,
 ) -> Result<EncodedFrame, ProtoError> {
     let (before, after) = around_data(0x93, synapse_type, timestamp)?;
-    EncodedFrame::around(MessageType::SynapsePacket, &before, data.as_bytes(), &after)
+    EncodedFrame::around(MessageType::SynapsePacket, &before, data.pieces(), &after)
 }
 
 /// Encodes a request that chunks follow, as a [`MessageType::DuplexOpen`] frame.
@@ -334,7 +478,7 @@ pub fn encode_duplex_open(
         Some(ms) => put_uint(&mut after, ms),
         None => after.put_u8(0xc0),
     }
-    EncodedFrame::around(MessageType::DuplexOpen, &before, data.as_bytes(), &after)
+    EncodedFrame::around(MessageType::DuplexOpen, &before, data.pieces(), &after)
 }
 
 /// Encodes a piece of a stream as a [`MessageType::StreamChunk`] frame.
@@ -345,7 +489,8 @@ pub fn encode_chunk(data: &Bytes) -> Result<EncodedFrame, ProtoError> {
     })?;
     let mut before = vec![0x91];
     encode::write_bin_len(&mut before, len).map_err(|e| ProtoError::Serialize(e.to_string()))?;
-    EncodedFrame::around(MessageType::StreamChunk, &before, data, &[])
+    let none = &Bytes::new();
+    EncodedFrame::around(MessageType::StreamChunk, &before, [none, data, none], &[])
 }
 
 /// Decodes the payload of a [`MessageType::StreamChunk`] frame; the result is a slice of it.
@@ -366,7 +511,7 @@ pub fn decode_chunk(frame: &Bytes) -> Result<Bytes, ProtoError> {
 pub fn encode_stream_end(end: &StreamEnd) -> Result<EncodedFrame, ProtoError> {
     let mut body = vec![0x92, if end.success { 0xc3 } else { 0xc2 }];
     put_text_or_nil(&mut body, end.error.as_deref())?;
-    EncodedFrame::around(MessageType::StreamEnd, &body, &Bytes::new(), &[])
+    EncodedFrame::of(MessageType::StreamEnd, &body)
 }
 
 /// Decodes the payload of a [`MessageType::StreamEnd`] frame.
@@ -387,7 +532,7 @@ pub fn decode_stream_end(frame: &[u8]) -> Result<StreamEnd, ProtoError> {
 
 /// Encodes a [`MessageType::LaneOpen`] frame.
 pub fn encode_lane_open() -> Result<EncodedFrame, ProtoError> {
-    EncodedFrame::around(MessageType::LaneOpen, &[], &Bytes::new(), &[])
+    EncodedFrame::of(MessageType::LaneOpen, &[])
 }
 
 /// Checks the payload of a [`MessageType::LaneOpen`] frame, which is empty.
@@ -421,7 +566,7 @@ pub fn decode_handshake_response(frame: &[u8]) -> Result<HandshakeResponse, Prot
 
 fn encode_small<T: Serialize>(kind: MessageType, message: &T) -> Result<EncodedFrame, ProtoError> {
     let body = rmp_serde::to_vec(message).map_err(|e| ProtoError::Serialize(e.to_string()))?;
-    EncodedFrame::around(kind, &body, &Bytes::new(), &[])
+    EncodedFrame::of(kind, &body)
 }
 
 fn decode_small<'de, T: Deserialize<'de>>(frame: &'de [u8]) -> Result<T, ProtoError> {
@@ -550,6 +695,9 @@ fn put_text_or_nil(out: &mut Vec<u8>, text: Option<&str>) -> Result<(), ProtoErr
 /// Bodies up to this length are copied into one piece with their header: cheaper than three
 /// entries in the stream's send queue.
 const INLINE_BODY: usize = 4 * 1024;
+
+/// A binary value without content.
+const EMPTY_BIN: [u8; 2] = [0xc4, 0];
 
 const PACKET_FIELDS: [&str; 3] = ["synapse_type", "data", "timestamp"];
 const DUPLEX_FIELDS: [&str; 4] = ["synapse_type", "data", "timestamp", "timeout_ms"];

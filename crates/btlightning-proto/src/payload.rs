@@ -6,6 +6,10 @@ use bytes::Bytes;
 use rmp::encode;
 use serde::{Deserialize, Serialize};
 
+mod split;
+
+pub(crate) use split::{MIN_APART, Split};
+
 use crate::{
     error::ProtoError,
     limits::MAX_NESTING_DEPTH,
@@ -16,25 +20,31 @@ use crate::{
 ///
 /// It holds validated bytes (whole, at most [`MAX_NESTING_DEPTH`] deep, at most
 /// [`MAX_ELEMENTS`](crate::limits::MAX_ELEMENTS) values), shared and never changed, so a clone is
-/// cheap. Received payloads are slices of the frame they came in.
-#[derive(Clone, PartialEq, Eq)]
+/// cheap. Received payloads are slices of the frame they came in. A large binary value may be kept
+/// apart from what stands around it, so that it can be taken from a `Vec` and become one again
+/// without a copy ([`from_values`](Self::from_values), [`into_values`](Self::into_values)).
+#[derive(Clone)]
 pub struct Payload {
-    bytes: Bytes,
+    repr: Repr,
+}
+
+#[derive(Clone)]
+enum Repr {
+    Whole(Bytes),
+    Split(Box<Split>),
 }
 
 impl Payload {
     /// The map without entries.
     pub fn empty() -> Self {
-        Self {
-            bytes: Bytes::from_static(&[0x80]),
-        }
+        Self::from_checked(Bytes::from_static(&[0x80]))
     }
 
     /// Takes MessagePack bytes that hold exactly one map with string keys.
     pub fn from_bytes(bytes: impl Into<Bytes>) -> Result<Self, ProtoError> {
         let bytes = bytes.into();
         check(&bytes)?;
-        Ok(Self { bytes })
+        Ok(Self::from_checked(bytes))
     }
 
     /// Serializes a struct or a map straight to bytes, without a value tree in between.
@@ -73,6 +83,26 @@ impl Payload {
         Self::from_bytes(bytes)
     }
 
+    /// Encodes a map of dynamic values, without copying its largest binary value where that is
+    /// worth it.
+    pub fn from_values(map: HashMap<String, rmpv::Value>) -> Result<Self, ProtoError> {
+        match Split::from_values(map)? {
+            Ok(split) => Ok(Self {
+                repr: Repr::Split(Box::new(split)),
+            }),
+            Err(map) => Self::from_map(&map),
+        }
+    }
+
+    /// Turns into a map of dynamic values, without copying a binary value that was kept apart and
+    /// is not shared. Of entries with the same key, the last one counts.
+    pub fn into_values(self) -> Result<HashMap<String, rmpv::Value>, ProtoError> {
+        match self.repr {
+            Repr::Split(split) => split.into_values(),
+            Repr::Whole(_) => self.to_map(),
+        }
+    }
+
     /// Decodes into a map of dynamic values. Of entries with the same key, the last one counts.
     pub fn to_map(&self) -> Result<HashMap<String, rmpv::Value>, ProtoError> {
         let mut map = HashMap::with_capacity(self.len().min(1024));
@@ -84,7 +114,8 @@ impl Payload {
 
     /// Decodes into a type, which may borrow strings and binary data from the payload.
     pub fn deserialize<'de, T: Deserialize<'de>>(&'de self) -> Result<T, ProtoError> {
-        let mut de = rmp_serde::Deserializer::from_read_ref(&self.bytes[..]).with_human_readable();
+        let mut de =
+            rmp_serde::Deserializer::from_read_ref(&self.as_bytes()[..]).with_human_readable();
         // The map itself and an extension value at the bottom count too, and the last level given
         // is never used.
         de.set_max_depth(MAX_NESTING_DEPTH + 3);
@@ -94,31 +125,36 @@ impl Payload {
     /// Returns an entry's value in MessagePack, without a copy. Of entries with the same key, the
     /// last one counts, as it does for [`to_map`](Self::to_map).
     pub fn get(&self, key: &str) -> Option<Bytes> {
-        self.find(key).map(|raw| self.bytes.slice_ref(raw))
+        self.find(key).map(|raw| self.as_bytes().slice_ref(raw))
     }
 
     /// Returns the content of a binary entry, without a copy. `None` where there is no entry of
     /// that name or it holds something else.
     pub fn get_bin(&self, key: &str) -> Option<Bytes> {
         let content = Scanner::new(self.find(key)?).bin().ok()??;
-        Some(self.bytes.slice_ref(content))
+        Some(self.as_bytes().slice_ref(content))
     }
 
     /// Iterates over the entries in their order on the wire: key, and value in MessagePack.
     pub fn entries(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        let mut scanner = Scanner::new(&self.bytes);
+        let bytes = self.as_bytes();
+        let mut scanner = Scanner::new(bytes);
         let left = scanner.map().ok().flatten().unwrap_or(0);
         (0..left).map_while(move |_| {
             let key = std::str::from_utf8(scanner.str_bytes().ok()??).ok()?;
             let start = scanner.pos();
             scanner.skip().ok()?;
-            Some((key, &self.bytes[start..scanner.pos()]))
+            Some((key, &bytes[start..scanner.pos()]))
         })
     }
 
     /// Returns the number of entries.
     pub fn len(&self) -> usize {
-        Scanner::new(&self.bytes).map().ok().flatten().unwrap_or(0)
+        Scanner::new(self.as_bytes())
+            .map()
+            .ok()
+            .flatten()
+            .unwrap_or(0)
     }
 
     /// Whether there are no entries.
@@ -126,14 +162,44 @@ impl Payload {
         self.len() == 0
     }
 
-    /// Returns the map in MessagePack.
+    /// Returns the map in MessagePack. A value that was kept apart is copied, once.
     pub fn as_bytes(&self) -> &Bytes {
-        &self.bytes
+        match &self.repr {
+            Repr::Whole(bytes) => bytes,
+            Repr::Split(split) => split.whole(),
+        }
+    }
+
+    /// Returns the length of the map in MessagePack in bytes.
+    pub fn len_bytes(&self) -> usize {
+        match &self.repr {
+            Repr::Whole(bytes) => bytes.len(),
+            Repr::Split(split) => split.len(),
+        }
+    }
+
+    /// Returns the map in MessagePack as pieces in order: what stands before the value that is kept
+    /// apart, the value, and what stands behind it; or all of it, and nothing twice.
+    pub(crate) fn pieces(&self) -> [&Bytes; 3] {
+        static NOTHING: Bytes = Bytes::new();
+        match &self.repr {
+            Repr::Whole(bytes) => [&NOTHING, bytes, &NOTHING],
+            Repr::Split(split) => split.pieces(),
+        }
+    }
+
+    /// Wraps pieces whose map was checked with an empty value in the place of the large one.
+    pub(crate) fn from_split(split: Split) -> Self {
+        Self {
+            repr: Repr::Split(Box::new(split)),
+        }
     }
 
     /// Wraps bytes that [`skip_data`] has stepped over.
     pub(crate) fn from_checked(bytes: Bytes) -> Self {
-        Self { bytes }
+        Self {
+            repr: Repr::Whole(bytes),
+        }
     }
 
     /// The last value under `key`: what one reader takes must not be hidden from another.
@@ -160,6 +226,14 @@ impl Payload {
     }
 }
 
+impl PartialEq for Payload {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_bytes() == other.as_bytes()
+    }
+}
+
+impl Eq for Payload {}
+
 impl Default for Payload {
     fn default() -> Self {
         Self::empty()
@@ -170,7 +244,7 @@ impl std::fmt::Debug for Payload {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Payload")
             .field("keys", &self.entries().map(|(k, _)| k).collect::<Vec<_>>())
-            .field("len_bytes", &self.bytes.len())
+            .field("len_bytes", &self.len_bytes())
             .finish()
     }
 }
@@ -231,6 +305,17 @@ fn size_hint(value: &rmpv::Value) -> usize {
         Value::Map(_) => 64,
         _ => 9,
     }
+}
+
+/// Checks a map that ends with the head of a binary value whose content lies elsewhere.
+fn check_with_hole(before: &[u8]) -> Result<(), ProtoError> {
+    let mut scanner = Scanner::new(before);
+    let len = scanner.map()?.unwrap_or(0);
+    for _ in 1..len {
+        scanner.str_bytes()?;
+        scanner.skip()?;
+    }
+    Ok(())
 }
 
 fn write_map_head(out: &mut Vec<u8>, len: usize) -> Result<(), ProtoError> {
@@ -378,7 +463,9 @@ mod tests {
         fn dynamic_maps_round_trip(map in proptest::collection::hash_map(".{0,12}", value(), 0..6)) {
             let payload = Payload::from_map(&map).unwrap();
             prop_assert_eq!(payload.len(), map.len());
-            prop_assert_eq!(payload.to_map().unwrap(), map);
+            prop_assert_eq!(payload.to_map().unwrap(), map.clone());
+            let moved = Payload::from_values(map.clone()).unwrap();
+            prop_assert_eq!(moved.into_values().unwrap(), map);
         }
 
         /// The typed serializer writes value trees exactly as the tree encoder does.

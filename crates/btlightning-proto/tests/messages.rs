@@ -417,3 +417,84 @@ fn payload_of_len(len: usize) -> Payload {
     assert_eq!(payload.as_bytes().len(), len);
     payload
 }
+
+/// A frame whose large value was read apart decodes to the same message as in one piece.
+#[test]
+fn values_read_apart_decode_alike() {
+    use btlightning_proto::message::{FrameBody, Response, find_large};
+    use rmpv::Value;
+
+    let large = |len: usize| Value::Binary((0..len).map(|n| n as u8).collect());
+    for len in [32 * 1024 - 1, 32 * 1024, 65_535, 65_536, 200_000] {
+        let map = std::collections::HashMap::from([
+            ("a".to_owned(), Value::from(7)),
+            ("large".to_owned(), large(len)),
+            ("z".to_owned(), Value::from("text")),
+        ]);
+        let data = Payload::from_values(map.clone()).unwrap();
+        assert_eq!(data, Payload::from_bytes(data.as_bytes().clone()).unwrap());
+        assert_eq!(data.to_map().unwrap(), map);
+        assert_eq!(data.clone().into_values().unwrap(), map);
+
+        let sent = Response {
+            success: true,
+            data: data.clone(),
+            timestamp: 5,
+            error: None,
+        };
+        let request = btlightning_proto::message::encode_request("echo", &data, 1)
+            .unwrap()
+            .to_vec();
+        for frame in [request, sent.encode().unwrap().to_vec()] {
+            let kind = MessageType::try_from(frame[0]).unwrap();
+            let payload = Bytes::from(frame[5..].to_vec());
+            let found = find_large(kind, &payload[..payload.len().min(1000)]);
+            let Some(found) = found else {
+                assert!(len < 32 * 1024, "{len} not found");
+                continue;
+            };
+            assert_eq!(found.content_len, len);
+            let end = found.content_start + len;
+            let body = FrameBody::Apart {
+                before: payload.slice(..found.content_start),
+                value_start: found.value_start,
+                content: payload.slice(found.content_start..end),
+                after: payload.slice(end..),
+            };
+            assert_eq!(body.clone().into_whole(), payload);
+            let got = if kind == MessageType::SynapsePacket {
+                let request = Request::decode_body(body).unwrap();
+                assert_eq!((request.synapse_type(), request.timestamp()), ("echo", 1));
+                request.into_data()
+            } else {
+                let response = Response::decode_body(body).unwrap();
+                assert_eq!((response.success, response.timestamp), (true, 5));
+                response.data
+            };
+            assert_eq!(got, data);
+            assert_eq!(got.into_values().unwrap(), map);
+        }
+    }
+}
+
+/// The content of a large value goes from a `Vec` to the frame and back without a copy.
+#[test]
+fn large_values_are_not_copied() {
+    use rmpv::Value;
+
+    let content = vec![1u8; 100_000];
+    let address = content.as_ptr();
+    let map = std::collections::HashMap::from([("v".to_owned(), Value::Binary(content))]);
+    let data = Payload::from_values(map).unwrap();
+    let frame = btlightning_proto::message::encode_request("echo", &data, 1).unwrap();
+    assert!(
+        frame
+            .into_chunks()
+            .iter()
+            .any(|chunk| chunk.as_ptr() == address)
+    );
+    match data.into_values().unwrap().remove("v") {
+        Some(Value::Binary(content)) => assert_eq!(content.as_ptr(), address),
+        other => panic!("{other:?}"),
+    }
+}

@@ -7,7 +7,7 @@ use btlightning_proto::{
     frame::{FrameHeader, HEADER_LEN, MessageType},
     lane,
     limits::EAGER_ALLOCATION,
-    message::EncodedFrame,
+    message::{EncodedFrame, FrameBody, Large, find_large},
 };
 use bytes::{Buf, Bytes, BytesMut};
 use futures::FutureExt;
@@ -115,6 +115,97 @@ impl<R: BorrowMut<RecvStream>> FrameReader<R> {
             })
     }
 
+    /// Reads a frame that has to come, with a large value apart from the rest where `apart`, given
+    /// what is known of the message, wants it so.
+    ///
+    /// # Cancel safety
+    ///
+    /// Not cancel safe.
+    pub(crate) async fn expect_body(
+        &mut self,
+        max_payload: usize,
+        apart: impl FnOnce(Large<'_>) -> bool,
+    ) -> Result<(MessageType, FrameBody), FrameError> {
+        let Some(header) = self.header(max_payload).await? else {
+            return Err(FrameError::CutShort {
+                have: 0,
+                need: HEADER_LEN,
+            });
+        };
+        if header.len > self.buffered.len() {
+            if self.buffered.is_empty() && !self.fill().await? {
+                return Err(FrameError::CutShort {
+                    have: 0,
+                    need: header.len,
+                });
+            }
+            let found = find_large(header.kind, &self.buffered).map(|large| {
+                let end = large.content_start.saturating_add(large.content_len);
+                let wanted = end <= header.len && apart(large);
+                (
+                    large.value_start,
+                    large.content_start,
+                    large.content_len,
+                    wanted,
+                )
+            });
+            if let Some((value_start, content_start, content_len, true)) = found {
+                let before = self.buffered.split_to(content_start);
+                let content = self.assemble(content_len).await?;
+                let after = self
+                    .assemble(header.len - content_start - content_len)
+                    .await?;
+                let body = FrameBody::Apart {
+                    before,
+                    value_start,
+                    content,
+                    after,
+                };
+                return Ok((header.kind, body));
+            }
+        }
+        let payload = if self.buffered.len() >= header.len {
+            self.buffered.split_to(header.len)
+        } else {
+            self.assemble(header.len).await?
+        };
+        Ok((header.kind, FrameBody::Whole(payload)))
+    }
+
+    /// Reads exactly `len` bytes into one piece, which grows as data arrives.
+    async fn assemble(&mut self, len: usize) -> Result<Bytes, FrameError> {
+        let mut piece = Vec::with_capacity(len.min(EAGER_ALLOCATION));
+        let mut chunks: [Bytes; CHUNKS_AT_A_TIME] = Default::default();
+        loop {
+            let some = self
+                .buffered
+                .split_to(self.buffered.len().min(len - piece.len()));
+            extend(&mut piece, &some, len);
+            if piece.len() == len {
+                return Ok(piece.into());
+            }
+            let Some(count) = self.recv.borrow_mut().read_chunks(&mut chunks).await? else {
+                return Err(FrameError::CutShort {
+                    have: piece.len(),
+                    need: len,
+                });
+            };
+            for chunk in &mut chunks[..count] {
+                let mut chunk = std::mem::take(chunk);
+                let some = chunk.split_to(chunk.len().min(len - piece.len()));
+                extend(&mut piece, &some, len);
+                if !chunk.is_empty() {
+                    // Behind the frame: kept for the next one.
+                    self.buffered = if self.buffered.is_empty() {
+                        chunk
+                    } else {
+                        [std::mem::take(&mut self.buffered), chunk].concat().into()
+                    };
+                }
+            }
+        }
+    }
+
     /// Reads a varint that stands before the first frame; `None` when the stream ended before it.
     pub(crate) async fn varint(&mut self) -> Result<Option<u64>, FrameError> {
         loop {
@@ -173,6 +264,22 @@ impl<R: BorrowMut<RecvStream>> FrameReader<R> {
         Ok(true)
     }
 }
+
+/// Appends to a piece that shall have `len` bytes, whose room doubles as it fills: the peer's word
+/// is never worth more than what it has sent.
+fn extend(piece: &mut Vec<u8>, some: &[u8], len: usize) {
+    if piece.capacity() - piece.len() < some.len() {
+        let room = piece
+            .capacity()
+            .max(EAGER_ALLOCATION)
+            .min(len - piece.len());
+        piece.reserve_exact(room.max(some.len()));
+    }
+    piece.extend_from_slice(some);
+}
+
+/// Packets taken from a stream under one lock.
+const CHUNKS_AT_A_TIME: usize = 32;
 
 impl From<ReadError> for FrameError {
     fn from(error: ReadError) -> Self {

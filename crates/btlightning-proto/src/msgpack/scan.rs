@@ -140,13 +140,18 @@ impl<'a> Scanner<'a> {
 
     /// Reads binary data, or `None` where none stands.
     pub(crate) fn bin(&mut self) -> Result<Option<&'a [u8]>, ProtoError> {
-        let len = match self.peek() {
-            Some(0xc4) => self.wide(1)?,
-            Some(0xc5) => self.wide(2)?,
-            Some(0xc6) => self.wide(4)?,
-            _ => None,
-        };
+        let len = self.bin_len()?;
         len.map(|len| self.take("binary", len)).transpose()
+    }
+
+    /// Reads the head of binary data and returns its length, or `None` where none stands.
+    pub(crate) fn bin_len(&mut self) -> Result<Option<usize>, ProtoError> {
+        match self.peek() {
+            Some(0xc4) => self.wide(1),
+            Some(0xc5) => self.wide(2),
+            Some(0xc6) => self.wide(4),
+            _ => Ok(None),
+        }
     }
 
     /// Reads an integer that fits `u64`, or `None` where none stands.

@@ -115,20 +115,15 @@ impl Lane {
         wait: Option<Duration>,
     ) -> Result<Outcome, Failure> {
         let started = Instant::now();
-        let timeout_ms = wait.map_or(0, |t| {
-            u64::try_from(t.as_millis()).unwrap_or(u64::MAX).max(1)
-        });
-        let (sender, receiver) = oneshot::channel();
-        let id = self.send(synapse_type, data, priority, timeout_ms, sender)?;
-        let mut guard = AbandonOnDrop {
-            lane: self,
-            id: Some(id),
+        let answer = match self.answer(synapse_type, data, priority, wait).await {
+            // The server's word to the whole lane, before it saw this request.
+            Err(Failure {
+                kind: CallErrorKind::Remote(text),
+                ..
+            }) => Err(text),
+            answer => answer?,
         };
-        let answer = within(wait, "query", receiver).await?;
-        guard.id = None;
-        let lost = || Failure::new(Phase::Wait, CallErrorKind::CutShort { have: 0, need: 1 });
-        let outcome = answer.unwrap_or_else(|_| Err(lost()))?;
-        match (outcome, wait) {
+        match (answer, wait) {
             // The server's clock was a little faster than ours.
             (Err(text), Some(after)) if text == answer::DEADLINE_EXCEEDED => Err(Failure::new(
                 Phase::Wait,
@@ -143,6 +138,28 @@ impl Lane {
                 latency: started.elapsed(),
             }),
         }
+    }
+
+    async fn answer(
+        self: &Arc<Self>,
+        synapse_type: &str,
+        data: &Payload,
+        priority: u8,
+        wait: Option<Duration>,
+    ) -> Answer {
+        let timeout_ms = wait.map_or(0, |t| {
+            u64::try_from(t.as_millis()).unwrap_or(u64::MAX).max(1)
+        });
+        let (sender, receiver) = oneshot::channel();
+        let id = self.send(synapse_type, data, priority, timeout_ms, sender)?;
+        let mut guard = AbandonOnDrop {
+            lane: self,
+            id: Some(id),
+        };
+        let answer = within(wait, "query", receiver).await?;
+        guard.id = None;
+        let lost = || Failure::new(Phase::Wait, CallErrorKind::CutShort { have: 0, need: 1 });
+        answer.unwrap_or_else(|_| Err(lost()))
     }
 
     fn send(

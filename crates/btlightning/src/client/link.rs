@@ -58,6 +58,15 @@ pub(super) struct Link {
     suspected: AtomicBool,
 }
 
+/// What the caller makes of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wants {
+    /// A map of dynamic values: a large binary value is received into memory of its own.
+    Values,
+    /// The payload as it came.
+    Payload,
+}
+
 /// What became of a request that was answered.
 #[derive(Debug)]
 pub(super) struct Outcome {
@@ -173,9 +182,10 @@ impl Link {
         data: &Payload,
         max_payload: usize,
         options: CallOptions,
+        wants: Wants,
     ) -> Result<Outcome, Failure> {
         let result = self
-            .try_exchange(synapse_type, data, max_payload, options)
+            .try_exchange(synapse_type, data, max_payload, options, wants)
             .await;
         if matches!(
             &result,
@@ -225,6 +235,7 @@ impl Link {
         data: &Payload,
         max_payload: usize,
         options: CallOptions,
+        wants: Wants,
     ) -> Result<Outcome, Failure> {
         if self.version.has_lanes() && lane::fits_record(synapse_type, data) {
             let lane = self
@@ -240,14 +251,14 @@ impl Link {
         let started = Instant::now();
         let (mut send, mut reader) = self.open(request).await?;
         send.finish();
-        let read = reader.expect_frame(max_payload);
+        let read = reader.expect_body(max_payload, |_| wants == Wants::Values);
         let (kind, payload) = within(options.timeout, "query", read)
             .await?
             .map_err(|e| Failure::new(Phase::Wait, e.into()))?;
         let latency = started.elapsed();
         match kind {
             MessageType::SynapseResponse => {
-                let response = Response::decode(payload)
+                let response = Response::decode_body(payload)
                     .map_err(|e| Failure::new(Phase::Wait, CallErrorKind::Decode(e)))?;
                 Ok(Outcome {
                     result: response.into_result(),

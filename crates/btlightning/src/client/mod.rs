@@ -23,7 +23,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use self::core::{Core, Dialer};
 pub use config::{LightningClientConfig, LightningClientConfigBuilder};
-use link::{Failure, Identity, Outcome};
+use link::{Failure, Identity, Outcome, Wants};
 pub use stats::{ClientStats, ConnectionStats};
 pub use streaming::{DuplexCall, DuplexReceiver, DuplexSender, StreamingResponse};
 
@@ -219,7 +219,7 @@ impl LightningClient {
         axon_info: QuicAxonInfo,
         request: QuicRequest,
     ) -> Result<StreamingResponse> {
-        let data = Payload::from_map(&request.data)?;
+        let data = Payload::from_values(request.data)?;
         Ok(self
             .open_stream(&axon_info, &request.synapse_type, &data)
             .await?)
@@ -271,7 +271,9 @@ impl LightningClient {
         data: &Payload,
         options: CallOptions,
     ) -> std::result::Result<Reply, CallError> {
-        let Outcome { result, latency } = self.exchange(axon, synapse_type, data, options).await?;
+        let Outcome { result, latency } = self
+            .exchange(axon, synapse_type, data, options, Wants::Payload)
+            .await?;
         match result {
             Ok(data) => Ok(Reply { data, latency }),
             Err(text) => Err(Failure::new(Phase::Wait, CallErrorKind::Remote(text)).of(axon)),
@@ -418,17 +420,17 @@ impl LightningClient {
         request: QuicRequest,
         timeout: Option<Duration>,
     ) -> Result<QuicResponse> {
-        let data = Payload::from_map(&request.data)?;
+        let data = Payload::from_values(request.data)?;
         let options = CallOptions {
             timeout,
             ..CallOptions::default()
         };
         let Outcome { result, latency } = self
-            .exchange(&axon, &request.synapse_type, &data, options)
+            .exchange(&axon, &request.synapse_type, &data, options, Wants::Values)
             .await
             .map_err(in_old_words)?;
         let (success, data, error) = match result {
-            Ok(data) => (true, data.to_map()?, None),
+            Ok(data) => (true, data.into_values()?, None),
             Err(text) => (false, HashMap::new(), Some(text)),
         };
         Ok(QuicResponse {
@@ -445,10 +447,11 @@ impl LightningClient {
         synapse_type: &str,
         data: &Payload,
         options: CallOptions,
+        wants: Wants,
     ) -> std::result::Result<Outcome, CallError> {
         let max_payload = self.core.config.max_frame_payload_bytes;
         let link = self.link_for(axon).await?;
-        link.exchange(synapse_type, data, max_payload, options)
+        link.exchange(synapse_type, data, max_payload, options, wants)
             .await
             .map_err(|f| f.of(axon))
     }

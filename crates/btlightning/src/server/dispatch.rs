@@ -7,7 +7,7 @@ use btlightning_proto::{
     close::{CloseReason, stream as code},
     frame::MessageType,
     limits::MAX_HANDSHAKE_PAYLOAD,
-    message::{self, Request, Response, StreamEnd},
+    message::{self, Large, Request, Response, StreamEnd},
 };
 use bytes::Bytes;
 use futures::FutureExt;
@@ -48,10 +48,15 @@ pub(super) async fn serve_stream(
         Some(_) => shared.config.max_frame_payload_bytes,
         None => MAX_HANDSHAKE_PAYLOAD,
     };
-    let frame = reader.expect_frame(limit).await;
+    let takes_values = |large: Large<'_>| {
+        large
+            .synapse_type
+            .is_some_and(|t| shared.routes.load().takes_values(t))
+    };
+    let frame = reader.expect_body(limit, takes_values).await;
     if let (Ok((MessageType::LaneOpen, payload)), Some(caller)) = (&frame, &caller)
         && session.version.has_lanes()
-        && message::decode_lane_open(payload).is_ok()
+        && message::decode_lane_open(&payload.clone().into_whole()).is_ok()
         && let Some(_place) = session.enter_lane()
     {
         let (recv, received) = reader.into_parts();
@@ -85,14 +90,14 @@ pub(super) async fn serve_stream(
     };
     match (kind, caller) {
         (MessageType::HandshakeRequest, _) => {
-            let response = handshake::answer(&shared, &session, &payload).await;
+            let response = handshake::answer(&shared, &session, &payload.into_whole()).await;
             if let Ok(frame) = message::encode_handshake_response(&response) {
                 send.write_last(frame).await;
             }
         }
         (MessageType::SynapsePacket, Some(caller)) => {
             let call = Call::new(shared, session, caller);
-            match Request::decode(payload) {
+            match Request::decode_body(payload) {
                 Ok(request) => {
                     call.serve(send, request, ChunkStream::empty(), Ending::Plain)
                         .await
@@ -106,7 +111,7 @@ pub(super) async fn serve_stream(
         (MessageType::DuplexOpen, Some(caller)) if session.version.has_client_streams() => {
             let input = ChunkStream::new(reader, shared.config.max_frame_payload_bytes);
             let call = Call::new(shared, session, caller);
-            match Request::decode_duplex(payload) {
+            match Request::decode_duplex(payload.into_whole()) {
                 Ok(request) => call.serve(send, request, input, Ending::Duplex).await,
                 Err(error) => {
                     call.refuse(&mut send, answer::INVALID_REQUEST, &error)
@@ -319,21 +324,28 @@ impl Call {
         work: impl Future<Output = Result<Payload>>,
     ) -> Option<Verdict> {
         let counters = &self.shared.counters;
+        let mut stopped = pin!(stopped);
         let result = tokio::select! {
             biased;
-            result = AssertUnwindSafe(work).catch_unwind() => result,
-            () = stopped => {
-                counters.cancelled.add_one();
-                tracing::debug!(?context, "the caller gave up");
-                return None;
-            }
+            result = AssertUnwindSafe(work).catch_unwind() => Some(result),
+            () = &mut stopped => None,
             () = tokio::time::sleep(context.time_left()) => {
                 counters.failed.add_one();
                 tracing::warn!(?context, "handler timed out");
                 return Some(Err(answer::HANDLER_TIMED_OUT));
             }
         };
-        Some(judge(counters, &self.caller, result))
+        match result {
+            // A handler that cannot send its chunks because nobody takes them has not failed.
+            Some(result) if matches!(result, Ok(Ok(_))) || stopped.now_or_never().is_none() => {
+                Some(judge(counters, &self.caller, result))
+            }
+            _ => {
+                counters.cancelled.add_one();
+                tracing::debug!(?context, "the caller gave up");
+                None
+            }
+        }
     }
 
     async fn refuse(
@@ -383,7 +395,7 @@ pub(super) fn judge(
 
 /// Whether an answer fits a frame, with room for what stands around the data.
 pub(super) fn fits(config: &LightningServerConfig, data: &Payload) -> bool {
-    data.as_bytes().len() + RESPONSE_OVERHEAD <= config.max_frame_payload_bytes
+    data.len_bytes() + RESPONSE_OVERHEAD <= config.max_frame_payload_bytes
 }
 
 /// Runs a handler that sends through a channel, and sends what comes out of it.
@@ -397,7 +409,7 @@ async fn pump(
     sink: &mut ChunkSink,
 ) -> Result<()> {
     let (sender, mut chunks) = mpsc::channel::<Vec<u8>>(buffer);
-    let produce = handler.handle(context.synapse_type(), data.to_map()?, sender);
+    let produce = handler.handle(context.synapse_type(), data.into_values()?, sender);
     let produce = AssertUnwindSafe(produce)
         .catch_unwind()
         .map(|result| result.unwrap_or_else(|_| Err(LightningError::handler("handler panicked"))));

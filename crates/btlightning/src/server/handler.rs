@@ -36,9 +36,16 @@ pub trait SynapseHandler: Send + Sync {
     ///
     /// The server calls this one. Override it to spare the map of dynamic values.
     fn handle_payload(&self, synapse_type: &str, data: Payload) -> Result<Payload> {
-        Ok(Payload::from_map(
-            &self.handle(synapse_type, data.to_map()?)?,
-        )?)
+        let data = data.into_values()?;
+        Ok(Payload::from_values(self.handle(synapse_type, data)?)?)
+    }
+
+    /// Whether the data of a request becomes a map of dynamic values.
+    ///
+    /// If so, a large binary value is received into the memory in which the handler gets it.
+    /// Default: true. Override it along with [`handle_payload`](Self::handle_payload).
+    fn takes_values(&self) -> bool {
+        true
     }
 }
 
@@ -60,9 +67,18 @@ pub trait AsyncSynapseHandler: Send + Sync {
     ///
     /// The server calls this one. Override it to spare the map of dynamic values.
     async fn handle_payload(&self, synapse_type: &str, data: Payload) -> Result<Payload> {
-        Ok(Payload::from_map(
-            &self.handle(synapse_type, data.to_map()?).await?,
+        let data = data.into_values()?;
+        Ok(Payload::from_values(
+            self.handle(synapse_type, data).await?,
         )?)
+    }
+
+    /// Whether the data of a request becomes a map of dynamic values.
+    ///
+    /// If so, a large binary value is received into the memory in which the handler gets it.
+    /// Default: true. Override it along with [`handle_payload`](Self::handle_payload).
+    fn takes_values(&self) -> bool {
+        true
     }
 }
 
@@ -188,6 +204,10 @@ where
     fn handle_payload(&self, _synapse_type: &str, data: Payload) -> Result<Payload> {
         encode((self.f)(data.deserialize()?))
     }
+
+    fn takes_values(&self) -> bool {
+        false
+    }
 }
 
 #[async_trait]
@@ -211,6 +231,10 @@ where
     async fn handle_payload(&self, _synapse_type: &str, data: Payload) -> Result<Payload> {
         let answer = (self.f)(data.deserialize()?);
         encode(answer.await)
+    }
+
+    fn takes_values(&self) -> bool {
+        false
     }
 }
 

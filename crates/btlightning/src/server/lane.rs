@@ -56,6 +56,18 @@ struct State {
     open: HashMap<u64, Open>,
     /// When the time of each open request is over.
     deadlines: BTreeSet<(Instant, u64)>,
+    /// Answers on their way on streams of their own.
+    large: usize,
+}
+
+impl State {
+    /// Whether the client takes its answers, so that more requests can be read.
+    ///
+    /// A request that was answered is no longer open, whether or not its answer was taken: without
+    /// this bound, a client that asks and never reads would have us keep all its answers.
+    fn is_taken_from(&self, credit: usize) -> bool {
+        self.out.len_bytes() < MAX_UNSENT && self.large <= credit
+    }
 }
 
 struct Open {
@@ -172,12 +184,13 @@ impl Lane {
                 said_goodbye = true;
                 lane::put_go_away(&mut self.lock().out);
             }
-            let next_deadline = {
+            let (next_deadline, taken_from) = {
                 let mut state = self.lock();
                 if send.is_idle() && !state.out.is_empty() {
                     state.out.take_into(send.queue());
                 }
-                state.deadlines.first().map(|(at, _)| *at)
+                let next_deadline = state.deadlines.first().map(|(at, _)| *at);
+                (next_deadline, state.is_taken_from(credit))
             };
             tokio::select! {
                 biased;
@@ -186,7 +199,7 @@ impl Lane {
                         return Ok(());
                     }
                 }
-                chunk = recv.read_chunk(usize::MAX, true) => match chunk {
+                chunk = recv.read_chunk(usize::MAX, true), if taken_from => match chunk {
                     Ok(Some(chunk)) => {
                         self.session.touch();
                         buffer.push(chunk.bytes);
@@ -223,6 +236,10 @@ impl Lane {
                 self.open(id, token, &request);
                 let lane = self.clone();
                 pool::run(self.shared.runtime(), move || {
+                    if context.is_cancelled() {
+                        // Given up, or late, before there was a thread for it.
+                        return;
+                    }
                     let result = std::panic::catch_unwind(AssertUnwindSafe(|| {
                         handler.handle_payload(context.synapse_type(), request.data)
                     }));
@@ -237,8 +254,10 @@ impl Lane {
                 let request = request.clone();
                 Box::pin(async move {
                     let synapse_type = request.synapse_type();
-                    let work = handler.handle_payload(synapse_type, request.data.clone());
-                    lane.judge(work).await
+                    let data = request.data.clone();
+                    // Within a future, since making the handler's may panic too.
+                    lane.judge(async { handler.handle_payload(synapse_type, data).await })
+                        .await
                 })
             }
             Some(Route::Asynchronous(Asynchronous::WithContext(handler))) => {
@@ -249,7 +268,8 @@ impl Lane {
                 let data = request.data.clone();
                 let work = Box::pin(async move {
                     let _over = context.token().clone().drop_guard();
-                    lane.judge(handler.handle(context.clone(), data)).await
+                    lane.judge(async { handler.handle(context.clone(), data).await })
+                        .await
                 });
                 self.run_inline(id, work, &request, token);
                 return;
@@ -329,9 +349,10 @@ impl Lane {
     /// Answers an open request, unless it was cancelled or late.
     fn answer(self: &Arc<Self>, id: u64, verdict: Verdict) {
         let mut state = self.lock();
-        if close(&mut state, id).is_none() {
+        // Kept until the answer is where a stopping server waits for it.
+        let Some(_open) = close(&mut state, id) else {
             return;
-        }
+        };
         let idle = state.out.is_empty();
         self.put(&mut state, id, verdict);
         drop(state);
@@ -346,18 +367,23 @@ impl Lane {
             Err(text) => lane::put_failure(&mut state.out, id, text),
             Ok(data) if lane::put_answer(&mut state.out, id, &data).is_ok() => {}
             Ok(data) if dispatch::fits(&self.shared.config, &data) => {
+                state.large += 1;
+                let running = self.shared.requests.token();
+                let lane = self.clone();
                 // From a pool thread too.
-                self.shared
-                    .runtime()
-                    .spawn(self.clone().send_large(id, data));
+                self.shared.runtime().spawn(async move {
+                    lane.send_large(id, data).await;
+                    lane.lock().large -= 1;
+                    lane.wake.notify_one();
+                    drop(running);
+                });
             }
             Ok(_) => lane::put_failure(&mut state.out, id, answer::SERIALIZATION_FAILED),
         }
     }
 
     /// Sends an answer that is too large for a record on a stream of its own.
-    async fn send_large(self: Arc<Self>, id: u64, data: Payload) {
-        let _running = self.shared.requests.token();
+    async fn send_large(&self, id: u64, data: Payload) {
         let now = unix_timestamp_secs();
         let response = Response {
             success: true,
@@ -429,3 +455,6 @@ async fn sleep_until(deadline: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+/// Bytes of answers that wait to be written before no more requests are read.
+const MAX_UNSENT: usize = 1024 * 1024;

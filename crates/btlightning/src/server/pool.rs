@@ -21,13 +21,17 @@ pub(super) fn run(runtime: Handle, job: impl FnOnce() + Send + 'static) {
     }));
 }
 
-/// Like [`run`], for a job with a result; a job that panics drops the sender.
+/// Like [`run`], for a job with a result; a job that panics drops the sender, and one whose
+/// receiver was dropped before there was a thread for it does not run.
 pub(super) fn spawn<T: Send + 'static>(
     runtime: Handle,
     job: impl FnOnce() -> T + Send + 'static,
 ) -> oneshot::Receiver<T> {
     let (sender, receiver) = oneshot::channel();
     run(runtime, move || {
+        if sender.is_closed() {
+            return;
+        }
         // Nobody waits any more: the handler ran for nothing.
         let _ = sender.send(job());
     });

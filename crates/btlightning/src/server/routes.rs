@@ -54,6 +54,16 @@ impl Routes {
         slots.blocking.clone().map(Route::Blocking)
     }
 
+    /// Whether the handler of a type gets a map of dynamic values.
+    pub(crate) fn takes_values(&self, synapse_type: &str) -> bool {
+        match self.find(synapse_type) {
+            Some(Route::Streaming(Streaming::Channel(_))) => true,
+            Some(Route::Asynchronous(Asynchronous::Plain(handler))) => handler.takes_values(),
+            Some(Route::Blocking(handler)) => handler.takes_values(),
+            _ => false,
+        }
+    }
+
     /// Returns the table with one more handler, which takes the place of one of its kind.
     pub(crate) fn with(&self, synapse_type: String, route: Route) -> Self {
         let mut routes = self.clone();
