@@ -180,10 +180,15 @@ impl RawServer {
 
     /// Accepts a connection.
     pub async fn accept(&self) -> RawPeer {
-        RawPeer {
-            connection: self.endpoint.accept().await.unwrap().await.unwrap(),
+        self.accept_any().await.unwrap()
+    }
+
+    /// Accepts a connection that may fail before it is made.
+    pub async fn accept_any(&self) -> Result<RawPeer, ConnectionError> {
+        Ok(RawPeer {
+            connection: self.endpoint.accept().await.unwrap().await?,
             fingerprint: self.fingerprint,
-        }
+        })
     }
 }
 

@@ -318,8 +318,8 @@ async fn dropping_a_duplex_call_drops_its_handler() {
 
     // The handler may go on when only its input breaks off; not so when nobody takes its output.
     let (sender, mut receiver) = within(open()).await.unwrap().split();
-    drop(sender);
     assert_eq!(within(receiver.next_chunk()).await.unwrap().unwrap(), "one");
+    drop(sender);
     assert_eq!(within(receiver.next_chunk()).await.unwrap().unwrap(), "two");
     assert_eq!(f.miner.server().stats().requests_in_flight, 1);
     drop(receiver);

@@ -196,7 +196,7 @@ fn bodies_are_copied_up_to_4_kib_and_shared_beyond() {
         let body = Bytes::from(vec![0xa5; len]);
         let [head, middle, tail] = proto::encode_chunk(&body).unwrap().into_chunks();
         if len <= 4096 {
-            assert!(middle.is_empty() && tail.is_empty(), "{len}");
+            assert!(head.is_empty() && middle.is_empty(), "{len}");
         } else {
             assert_eq!(middle.as_ptr(), body.as_ptr(), "{len}");
         }
@@ -237,7 +237,7 @@ fn payloads_are_copied_up_to_4_kib_and_shared_beyond() {
             assert_eq!(frame.len(), whole.len());
             let [head, middle, tail] = frame.into_chunks();
             if len <= 4096 {
-                assert!(middle.is_empty() && tail.is_empty(), "{kind:?} {len}");
+                assert!(head.is_empty() && middle.is_empty(), "{kind:?} {len}");
             } else {
                 assert_eq!(middle.as_ptr(), data.as_bytes().as_ptr(), "{kind:?} {len}");
             }
@@ -429,7 +429,7 @@ fn values_read_apart_decode_alike() {
         let map = std::collections::HashMap::from([
             ("a".to_owned(), Value::from(7)),
             ("large".to_owned(), large(len)),
-            ("z".to_owned(), Value::from("text")),
+            ("z".to_owned(), Value::from("text ".repeat(50_000))),
         ]);
         let data = Payload::from_values(map.clone()).unwrap();
         assert_eq!(data, Payload::from_bytes(data.as_bytes().clone()).unwrap());

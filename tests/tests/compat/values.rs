@@ -20,7 +20,15 @@ async fn values_of_every_type<C: Client, S: Server>() {
                 .await
                 .unwrap();
             assert!(answer.success);
-            assert_eq!(answer.data, data, "{kind}");
+            // Value by value: the whole would fill the screen.
+            let lost: Vec<_> = data
+                .keys()
+                .filter(|k| !answer.data.contains_key(*k))
+                .collect();
+            assert!(lost.is_empty(), "{kind}: {lost:?}");
+            for (key, value) in &data {
+                assert!(answer.data.get(key) == Some(value), "{kind}: {key}");
+            }
             assert_eq!(answer.error, None);
             assert!(answer.latency_ms > 0.0);
         }

@@ -37,8 +37,9 @@ impl Split {
     ) -> Result<Result<Self, HashMap<String, Value>>, ProtoError> {
         let largest = map
             .iter()
-            .filter_map(|(key, value)| {
-                Some((key, value.as_slice().filter(|_| value.is_bin())?.len()))
+            .filter_map(|(key, value)| match value {
+                Value::Binary(content) => Some((key, content.len())),
+                _ => None,
             })
             .max_by_key(|(_, len)| *len)
             .filter(|(_, len)| *len >= MIN_APART)
