@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use btlightning::{CallOptions, LightningClient, Payload, Phase, Version};
+use btlightning::{CallErrorKind, CallOptions, Distrust, LightningClient, Payload, Phase, Version};
 use lightning_keys::Keypair;
 use serde_json::json;
 
@@ -173,9 +173,12 @@ pub(super) async fn false_miner(stage: &Stage) -> Result<String> {
     let Err(error) = refused else {
         bail!("an answer of another miner was taken");
     };
-    let text = error.kind().to_string();
+    let distrusted = matches!(
+        error.kind(),
+        CallErrorKind::Distrust(Distrust::WrongHotkey { .. })
+    );
     ensure!(
-        error.phase() == Phase::Handshake && text.contains("hotkey mismatch"),
+        error.phase() == Phase::Handshake && distrusted,
         "refused for another reason: {error}"
     );
     Ok(format!(

@@ -4,9 +4,10 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use anyhow::{Result, bail};
 use btlightning::{
-    CallError, CallOptions, LightningClient, LightningClientConfig, LightningError, Phase,
-    QuicAxonInfo, Sr25519Signer,
+    CallError, CallOptions, LightningClient, LightningClientConfig, Phase, QuicAxonInfo,
+    Sr25519Signer,
 };
+use bytes::Bytes;
 use lightning_keys::Keypair;
 use serde_json::Value;
 use tokio::{
@@ -38,7 +39,7 @@ pub(super) struct Event {
 #[derive(Debug)]
 pub(super) enum News {
     /// The next chunk of a stream.
-    Chunk(Vec<u8>),
+    Chunk(Bytes),
     /// The last event of this axon.
     End(std::result::Result<Answer, Failure>),
 }
@@ -230,7 +231,7 @@ impl Call {
             .open_stream(&self.axon, &self.request.synapse, &self.request.data)
             .await?;
         let (mut chunks, mut bytes) = (0, 0);
-        while let Some(chunk) = stream.next_chunk().await.map_err(broken)? {
+        while let Some(chunk) = stream.next_bytes().await? {
             chunks += 1;
             bytes += chunk.len() as u64;
             self.tell(News::Chunk(chunk)).await;
@@ -255,15 +256,6 @@ impl From<CallError> for Failure {
             phase: error.phase(),
             retry_safe: error.is_retry_safe(),
         }
-    }
-}
-
-/// A stream that was opened has a handler behind it, which may have done something.
-fn broken(error: LightningError) -> Failure {
-    Failure {
-        error: error.to_string(),
-        phase: Phase::Wait,
-        retry_safe: false,
     }
 }
 

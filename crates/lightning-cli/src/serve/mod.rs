@@ -177,9 +177,14 @@ async fn serve(mut server: LightningServer, grace: Duration, json: bool) -> Resu
     tokio::select! {
         (served, stopped) = async { tokio::join!(&mut serving, server.shutdown(grace)) } => {
             served?;
-            stopped?;
+            let cut_off = stopped?;
+            if cut_off > 0 {
+                eprintln!("{cut_off} requests were cut off");
+            }
         }
-        () = stop.wait() => server.shutdown(Duration::ZERO).await?,
+        () = stop.wait() => {
+            server.shutdown(Duration::ZERO).await?;
+        }
     }
     Ok(Outcome::Done)
 }
