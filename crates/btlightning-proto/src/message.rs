@@ -3,216 +3,22 @@
 //! Structs travel as MessagePack arrays in field order; decoders also take maps keyed by field
 //! name, in any order and with unknown fields ignored.
 
-use bytes::{BufMut, Bytes, BytesMut};
+mod body;
+mod encoded;
+
+use bytes::{BufMut, Bytes};
 use rmp::encode;
 use serde::{Deserialize, Serialize};
 
+pub use body::{FrameBody, Large, find_large};
+pub use encoded::EncodedFrame;
+
 use crate::{
     error::ProtoError,
-    frame::{FrameHeader, HEADER_LEN, MessageType},
+    frame::MessageType,
     msgpack::{self, Scanner},
-    payload::{self, MIN_APART, Payload, Split},
+    payload::{self, Payload},
 };
-
-/// A whole frame, ready to be written, in up to three pieces so that a large body is not copied.
-#[derive(Debug, Clone)]
-pub struct EncodedFrame {
-    chunks: [Bytes; 3],
-}
-
-impl EncodedFrame {
-    /// Returns the pieces in order; some may be empty.
-    pub fn into_chunks(self) -> [Bytes; 3] {
-        self.chunks
-    }
-
-    /// Returns the frame, unless its payload is longer than `max_payload` bytes.
-    pub fn within(self, max_payload: usize) -> Result<Self, ProtoError> {
-        let len = self.len() - HEADER_LEN;
-        if len > max_payload {
-            return Err(ProtoError::FrameTooLarge {
-                len: len as u64,
-                max: max_payload as u64,
-            });
-        }
-        Ok(self)
-    }
-
-    /// Returns the length of the frame in bytes, header included.
-    pub fn len(&self) -> usize {
-        self.chunks.iter().map(Bytes::len).sum()
-    }
-
-    /// Whether there are no bytes at all, which no frame is.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Copies the frame into one piece.
-    pub fn to_vec(&self) -> Vec<u8> {
-        self.chunks.concat()
-    }
-
-    /// Builds a frame from the pieces of a body and what stands before and behind them.
-    fn around(
-        kind: MessageType,
-        before: &[u8],
-        [first, large, last]: [&Bytes; 3],
-        after: &[u8],
-    ) -> Result<Self, ProtoError> {
-        let head = HEADER_LEN + before.len() + first.len();
-        let tail = last.len() + after.len();
-        let len = head - HEADER_LEN + large.len() + tail;
-        let header = FrameHeader { kind, len }.encode()?;
-        let inline = large.len() <= INLINE_BODY;
-        let mut bytes = BytesMut::with_capacity(if inline {
-            HEADER_LEN + len
-        } else {
-            head + tail
-        });
-        bytes.put_slice(&header);
-        bytes.put_slice(before);
-        bytes.put_slice(first);
-        if inline {
-            bytes.put_slice(large);
-        }
-        let head = if inline {
-            Bytes::new()
-        } else {
-            bytes.split().freeze()
-        };
-        bytes.put_slice(last);
-        bytes.put_slice(after);
-        let large = if inline { Bytes::new() } else { large.clone() };
-        Ok(Self {
-            chunks: [head, large, bytes.freeze()],
-        })
-    }
-
-    /// Builds a frame whose payload is these bytes.
-    fn of(kind: MessageType, payload: &[u8]) -> Result<Self, ProtoError> {
-        let none = &Bytes::new();
-        Self::around(kind, payload, [none, none, none], &[])
-    }
-}
-
-/// A frame's payload as it was received.
-#[derive(Debug, Clone)]
-pub enum FrameBody {
-    /// In one piece.
-    Whole(Bytes),
-    /// With the content of a large binary value apart from the rest; see [`find_large`].
-    Apart {
-        /// Everything before the content, the value's head included.
-        before: Bytes,
-        /// Where the value's head begins in `before`.
-        value_start: usize,
-        /// The content.
-        content: Bytes,
-        /// Everything behind it.
-        after: Bytes,
-    },
-}
-
-impl FrameBody {
-    /// Returns the payload in one piece, copying what was apart.
-    pub fn into_whole(self) -> Bytes {
-        match self {
-            Self::Whole(bytes) => bytes,
-            Self::Apart {
-                before,
-                content,
-                after,
-                ..
-            } => [before, content, after].concat().into(),
-        }
-    }
-
-    /// Decodes with `decode`, which finds an empty value in the place of one that is apart, and
-    /// puts the large value into the data.
-    fn decode<T>(
-        self,
-        decode: impl FnOnce(Bytes) -> Result<T, ProtoError>,
-        data: impl FnOnce(&mut T) -> &mut Payload,
-    ) -> Result<T, ProtoError> {
-        let (before, value_start, content, after) = match self {
-            Self::Whole(bytes) => return decode(bytes),
-            Self::Apart {
-                before,
-                value_start,
-                content,
-                after,
-            } => (before, value_start, content, after),
-        };
-        let mut skeleton = Vec::with_capacity(value_start + EMPTY_BIN.len() + after.len());
-        skeleton.extend_from_slice(&before[..value_start]);
-        skeleton.extend_from_slice(&EMPTY_BIN);
-        skeleton.extend_from_slice(&after);
-        let skeleton = Bytes::from(skeleton);
-        let mut message = decode(skeleton.clone())?;
-        let data = data(&mut message);
-        let start = data.as_bytes().as_ptr() as usize - skeleton.as_ptr() as usize;
-        let behind = start + data.as_bytes().len() - value_start - EMPTY_BIN.len();
-        *data = Payload::from_split(Split::new(
-            before.slice(start..),
-            content,
-            after.slice(..behind),
-        ));
-        Ok(message)
-    }
-}
-
-/// A large binary value that is an entry of a message's data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Large<'a> {
-    /// The type, if the message is a request.
-    pub synapse_type: Option<&'a str>,
-    /// Where the value's head begins in the payload.
-    pub value_start: usize,
-    /// Where its content begins.
-    pub content_start: usize,
-    /// Length of its content in bytes.
-    pub content_len: usize,
-}
-
-/// Finds the first large binary value of a request or an answer, by the beginning of its payload.
-///
-/// A receiver that will make it a `Vec` can then read its content into one. `None` where there is
-/// none, or too little has come to tell.
-pub fn find_large(kind: MessageType, beginning: &[u8]) -> Option<Large<'_>> {
-    let mut scanner = Scanner::new(beginning);
-    let mut synapse_type = None;
-    match kind {
-        MessageType::SynapsePacket if scanner.array().ok()? == Some(3) => {
-            synapse_type = Some(std::str::from_utf8(scanner.str_bytes().ok()??).ok()?);
-        }
-        MessageType::SynapseResponse if scanner.array().ok()? == Some(4) => {
-            scanner.bool()?;
-        }
-        _ => return None,
-    }
-    for _ in 0..scanner.map().ok()?? {
-        scanner.str_bytes().ok()??;
-        let value_start = scanner.pos();
-        if let Some(content_len) = scanner
-            .clone()
-            .bin_len()
-            .ok()?
-            .filter(|len| *len >= MIN_APART)
-        {
-            scanner.bin_len().ok()?;
-            let content_start = scanner.pos();
-            return Some(Large {
-                synapse_type,
-                value_start,
-                content_start,
-                content_len,
-            });
-        }
-        scanner.skip().ok()?;
-    }
-    None
-}
 
 /// A request as received: a view of its frame.
 #[derive(Debug, Clone)]
@@ -691,13 +497,6 @@ fn put_text_or_nil(out: &mut Vec<u8>, text: Option<&str>) -> Result<(), ProtoErr
         }
     }
 }
-
-/// Bodies up to this length are copied into one piece with their header: cheaper than three
-/// entries in the stream's send queue.
-const INLINE_BODY: usize = 4 * 1024;
-
-/// A binary value without content.
-const EMPTY_BIN: [u8; 2] = [0xc4, 0];
 
 const PACKET_FIELDS: [&str; 3] = ["synapse_type", "data", "timestamp"];
 const DUPLEX_FIELDS: [&str; 4] = ["synapse_type", "data", "timestamp", "timeout_ms"];
