@@ -10,7 +10,7 @@ use btlightning::{
     LightningServer, LightningServerConfig, Payload, Phase, QuicAxonInfo, Reply, RequestContext,
     RequestHandler, Result, StreamHandler,
 };
-use futures::future::join_all;
+use futures::{FutureExt, future::join_all};
 use lightning_tests::{
     CLIENT, MINER, OTHER_CLIENT, axon, bytes, echo, hotkey, miner_with, payload, raw::close_of,
     until, validator, within,
@@ -360,6 +360,29 @@ async fn a_client_that_is_dropped_tells_its_miners() {
             miner.server.stats().callers.is_empty()
         })
         .await;
+    }
+}
+
+/// The congestion window is full of the request when its client goes away.
+#[tokio::test]
+async fn a_client_that_is_dropped_in_the_middle_of_an_upload_tells_its_miners() {
+    for turns in 0..24 {
+        let miner = serve().await;
+        let client = validator(CLIENT, vec![miner.axon.clone()]).await;
+        let mut upload = Box::pin(ask(&client, &miner.axon, "echo", 50_000_000));
+        // One thread: each turn lets all endpoints and connections run once.
+        for _ in 0..turns {
+            assert!(upload.as_mut().now_or_never().is_none());
+            tokio::task::yield_now().await;
+        }
+        drop(upload);
+        drop(client);
+        let t0=std::time::Instant::now();
+        until("the miner knows", async || {
+            miner.server.stats().callers.is_empty()
+        })
+        .await;
+        eprintln!("TURN {turns} {:?}", t0.elapsed());
     }
 }
 

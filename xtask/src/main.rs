@@ -3,6 +3,7 @@
 //! A recipe needs nothing but cargo and a C++ compiler. What it needs beyond
 //! that, it installs into `target/tools`.
 
+mod bench;
 mod cargo;
 mod deny;
 mod fuzz;
@@ -33,6 +34,9 @@ enum Recipe {
     Test,
     /// Runs each fuzz target for a while, on the stable toolchain.
     FuzzSmoke(fuzz::Options),
+    /// Runs the side-by-side benchmarks: ours, the published crate, and others, in turn.
+    #[command(disable_help_flag = true)]
+    Bench(bench::Options),
     /// Builds the documentation, warnings denied.
     Docs {
         /// Opens the result in a browser.
@@ -63,6 +67,7 @@ fn run(recipe: Recipe) -> Result<()> {
         Recipe::Check => Report::collect(suite::check),
         Recipe::Test => Report::collect(suite::test),
         Recipe::FuzzSmoke(options) => fuzz::smoke(&options),
+        Recipe::Bench(options) => bench::bench(&options),
         Recipe::Docs { open } => suite::docs(open),
         Recipe::Deny { advisories } => deny::check(advisories),
     }

@@ -5,21 +5,20 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::bench;
 use crate::cargo::{build, cargo, root, targets};
 use crate::fuzz;
 use crate::process::{run, run_within};
 use crate::report::Report;
 
-/// Formatting of both workspaces, and clippy over everything in the main one.
+/// Formatting of all workspaces, and clippy over everything in the main one.
 pub(crate) fn check(report: &mut Report) -> Result<()> {
     report.step("fmt", || {
         run(&mut cargo(&["fmt", "--all", "--check"]))?;
-        run(&mut cargo(&[
-            "fmt",
-            "--manifest-path",
-            fuzz::MANIFEST,
-            "--check",
-        ]))
+        for manifest in [fuzz::MANIFEST, bench::MANIFEST] {
+            run(&mut cargo(&["fmt", "--manifest-path", manifest, "--check"]))?;
+        }
+        Ok(())
     })?;
     report.step("clippy", || {
         let scope = ["clippy", "--workspace", "--all-targets", "--all-features"];

@@ -6,10 +6,14 @@ use std::{
     sync::{Arc, Once},
 };
 
-use quinn::{Endpoint, EndpointConfig, ServerConfig, TokioRuntime};
+use quinn::{Endpoint, EndpointConfig, Runtime, ServerConfig, TokioRuntime};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::{error::QuicError, transport::MAX_PACKET_BYTES};
+use crate::{
+    error::QuicError,
+    filter::{FilteredSocket, SourceFilter},
+    transport::MAX_PACKET_BYTES,
+};
 
 /// Settings of an endpoint and its socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +60,27 @@ pub fn new_endpoint(
     settings: &EndpointSettings,
     server: Option<ServerConfig>,
 ) -> Result<Endpoint, QuicError> {
+    start(addr, settings, server, None)
+}
+
+/// Like [`new_endpoint`], exchanging packets with those only that `filter` allows.
+///
+/// Needs a running tokio runtime.
+pub fn new_filtered_endpoint(
+    addr: SocketAddr,
+    settings: &EndpointSettings,
+    server: Option<ServerConfig>,
+    filter: Arc<dyn SourceFilter>,
+) -> Result<Endpoint, QuicError> {
+    start(addr, settings, server, Some(filter))
+}
+
+fn start(
+    addr: SocketAddr,
+    settings: &EndpointSettings,
+    server: Option<ServerConfig>,
+    filter: Option<Arc<dyn SourceFilter>>,
+) -> Result<Endpoint, QuicError> {
     let socket = bind(addr, settings)?;
     let mut config = EndpointConfig::default();
     config
@@ -64,7 +89,14 @@ pub fn new_endpoint(
             field: "max_packet_bytes",
             reason: e.to_string(),
         })?;
-    Endpoint::new(config, server, socket, Arc::new(TokioRuntime)).map_err(QuicError::Endpoint)
+    let runtime = Arc::new(TokioRuntime);
+    let mut socket = runtime
+        .wrap_udp_socket(socket)
+        .map_err(QuicError::Endpoint)?;
+    if let Some(filter) = filter {
+        socket = Arc::new(FilteredSocket::new(socket, filter));
+    }
+    Endpoint::new_with_abstract_socket(config, server, socket, runtime).map_err(QuicError::Endpoint)
 }
 
 fn open(addr: SocketAddr, settings: &EndpointSettings) -> io::Result<UdpSocket> {

@@ -4,7 +4,7 @@
 //! refused), path MTU discovery beyond Ethernet's 1500 bytes, dual-stack client sockets, and TLS
 //! without a public-key infrastructure, for protocols that authenticate their peers themselves.
 //!
-//! - [`Endpoint building`](endpoint): [`bind`], [`new_endpoint`];
+//! - [`Endpoint building`](endpoint): [`bind`], [`new_endpoint`], [`new_filtered_endpoint`];
 //! - [`close()`]: ends a connection so that the peer learns of it, whatever is in flight;
 //! - [`TransportSettings`]: windows, packet size, timeouts, each default with its reason;
 //! - [`tls`]: self-signed certificates, configurations that accept any certificate or one pinned.
@@ -30,10 +30,12 @@
 pub mod close;
 pub mod endpoint;
 pub mod error;
+pub mod filter;
 pub mod tls;
 pub mod transport;
 
 pub use close::close;
-pub use endpoint::{EndpointSettings, bind, new_endpoint};
+pub use endpoint::{EndpointSettings, bind, new_endpoint, new_filtered_endpoint};
 pub use error::QuicError;
+pub use filter::SourceFilter;
 pub use transport::{Congestion, TransportSettings};

@@ -194,6 +194,50 @@ async fn an_answer_over_the_limit_is_replaced_by_an_error() {
     );
 }
 
+/// A client has a limit of its own, however the answer comes.
+#[tokio::test]
+async fn an_answer_over_the_clients_limit_is_refused_by_it() {
+    const LIMIT: usize = 1024 * 1024;
+    let server = miner_with(MINER, 0, config().build().unwrap());
+    let produce: Arc<dyn SynapseHandler> = Arc::new(Produce);
+    server
+        .register_synapse_handler("produce".into(), produce)
+        .await
+        .unwrap();
+    let miner = Miner::serve(server).await;
+    let limited = LightningClientConfig::builder().max_frame_payload_bytes(LIMIT);
+    let client = validator_with(CLIENT, limited.build().unwrap(), vec![miner.axon()]).await;
+    // Asked by a small request and by one that gets a stream of its own.
+    for padding in [0, 100_000] {
+        let ask = async |len: usize| {
+            let data = HashMap::from([
+                ("len".to_owned(), rmpv::Value::from(len)),
+                ("padding".to_owned(), rmpv::Value::from(vec![7; padding])),
+            ]);
+            let data = Payload::from_map(&data).unwrap();
+            let axon = miner.axon();
+            let call = client.call_payload(&axon, "produce", &data, CallOptions::default());
+            within(call).await
+        };
+        let fits = ask(LIMIT - 100).await.unwrap();
+        assert!(fits.data.get_bin("payload").unwrap() == vec![7; LIMIT - 100]);
+        for len in [LIMIT, 3 * LIMIT] {
+            let error = ask(len).await.unwrap_err();
+            assert_eq!(error.phase(), Phase::Wait);
+            assert!(
+                error.to_string().contains("exceeds maximum 1048576"),
+                "{error}"
+            );
+        }
+        ask(10).await.unwrap();
+    }
+    assert_eq!(
+        miner.server().stats().handshakes,
+        1,
+        "the connection lived on"
+    );
+}
+
 async fn call(
     client: &LightningClient,
     target: &QuicAxonInfo,

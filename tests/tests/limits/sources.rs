@@ -10,7 +10,8 @@ use std::{
 };
 
 use btlightning::{
-    LightningError, Result, SourceAddressResolver, SourceAllowlist, ValidatorPermitResolver,
+    LightningError, Payload, Result, SourceAddressResolver, SourceAllowlist,
+    ValidatorPermitResolver,
 };
 use lightning_quic::{EndpointSettings, TransportSettings, new_endpoint, tls};
 use lightning_tests::{
@@ -70,25 +71,87 @@ async fn a_source_that_is_not_allowed_gets_no_packet() {
     let miner = serve_only(SourceAllowlist::Enforce(allowed)).await;
     assert_eq!(miner.server().get_allowed_source_count().await, 1);
 
+    // QUIC answers the one with a Retry and the other with the versions it speaks.
+    let mut strange_version = first_packet().await;
+    strange_version[1..5].copy_from_slice(&[0x1a, 0x2a, 0x3a, 0x4a]);
+    let packets = [first_packet().await, strange_version];
     let outsider = UdpSocket::bind((local(1), 0)).await.unwrap();
-    for n in 1..=3 {
-        let packet = first_packet().await;
-        outsider.send_to(&packet, miner.addr()).await.unwrap();
+    for (count, packet) in (1..).zip(packets.iter().chain(&packets)) {
+        outsider.send_to(packet, miner.addr()).await.unwrap();
         until("the packet was ignored", async || {
-            miner.server().stats().sources_ignored == n
+            miner.server().stats().sources_ignored == count
         })
         .await;
     }
-    // An answer to the first would have come before the last was looked at.
     let mut answer = [0; 2000];
     let nothing = outsider.try_recv(&mut answer).unwrap_err();
     assert_eq!(nothing.kind(), std::io::ErrorKind::WouldBlock);
+
+    // From elsewhere each of them is answered.
+    let bystander = serve(config()).await;
+    for packet in &packets {
+        outsider.send_to(packet, bystander.addr()).await.unwrap();
+        within(outsider.recv(&mut answer)).await.unwrap();
+    }
 
     let insider = connect_from(&miner, local(2)).await.unwrap();
     within(insider.authenticate(&key(0))).await;
     assert_serves(&insider).await;
     let stats = miner.server().stats();
-    assert_eq!((stats.sources_ignored, stats.connections_refused), (3, 0));
+    assert_eq!((stats.sources_ignored, stats.connections_refused), (4, 0));
+}
+
+/// Allows what is in it at the moment.
+#[derive(Clone)]
+struct Changing(Arc<Mutex<SourceAllowlist>>);
+
+impl SourceAddressResolver for Changing {
+    fn resolve_allowed_sources(&self) -> Result<SourceAllowlist> {
+        Ok(self.0.lock().unwrap().clone())
+    }
+}
+
+#[tokio::test]
+async fn a_source_that_is_no_longer_allowed_is_cut_off() {
+    let list = Changing(Arc::new(Mutex::new(SourceAllowlist::Bypass)));
+    let config = config()
+        .enforce_source_allowlist(true)
+        .source_allowlist_refresh_secs(1)
+        .build()
+        .unwrap();
+    let mut server = miner_with(MINER, 0, config);
+    server.set_source_address_resolver(Box::new(list.clone()));
+    server
+        .register_synapse_handler("echo".into(), echo())
+        .await
+        .unwrap();
+    let miner = Miner::serve(server).await;
+    until("the resolver was asked", async || {
+        miner.server().is_source_enforcement_bypassed().await
+    })
+    .await;
+    let kept = connect_from(&miner, local(2)).await.unwrap();
+    within(kept.authenticate(&key(0))).await;
+    let cut = connect_from(&miner, local(3)).await.unwrap();
+    within(cut.authenticate(&key(1))).await;
+
+    *list.0.lock().unwrap() = SourceAllowlist::Enforce([local(2)].into());
+    until("the resolver was asked again", async || {
+        miner.server().get_allowed_source_count().await == 1
+    })
+    .await;
+    let ignored = miner.server().stats().sources_ignored;
+    let empty = Payload::empty();
+    let request = cut.request("echo", &empty);
+    let noticed = until("its packets are ignored", async || {
+        miner.server().stats().sources_ignored > ignored
+    });
+    tokio::select! {
+        answer = request => panic!("{answer:?}"),
+        () = noticed => {}
+    }
+    assert_serves(&kept).await;
+    assert_eq!(miner.server().stats().requests, 1);
 }
 
 #[tokio::test]

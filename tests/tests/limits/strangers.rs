@@ -1,6 +1,7 @@
 //! What a peer gets before it has authenticated: a few streams, a few kilobytes, a few seconds.
 
 use btlightning_proto::{
+    close::CloseReason,
     frame::MessageType,
     limits::MAX_HANDSHAKE_PAYLOAD,
     message::{HandshakeResponse, decode_handshake_response},
@@ -44,8 +45,7 @@ async fn a_connection_without_a_handshake_is_closed() {
         ("half a handshake", unfinished),
     ] {
         let reason = within(stranger.connection.closed()).await;
-        let expected = ("handshake_timeout".to_owned(), 0x10);
-        assert_eq!(close_of(&reason), expected, "{what}");
+        assert_closed(&reason, CloseReason::HandshakeTimeout, what);
     }
     // Who has authenticated has all the time in the world.
     assert_serves(&validator).await;
@@ -67,7 +67,7 @@ async fn a_connection_that_only_opens_streams_is_closed() {
     let Answer::Closed(reason) = within(stranger.exchange(&request)).await else {
         panic!("a stream too many was served");
     };
-    assert_eq!(close_of(&reason), ("protocol_violation".to_owned(), 0x12));
+    assert_closed(&reason, CloseReason::ProtocolViolation, "streams");
 }
 
 #[tokio::test]
@@ -239,6 +239,11 @@ async fn nonces_are_remembered_up_to_a_limit_and_never_taken_twice() {
     assert_eq!(refused(&miner, "forgotten"), 6);
     assert_eq!(miner.server().stats().callers[0].hotkey, hotkey([100; 32]));
     assert_serves(&peer).await;
+}
+
+fn assert_closed(error: &quinn::ConnectionError, reason: CloseReason, what: &str) {
+    let expected = (reason.as_str().to_owned(), u64::from(reason.code()));
+    assert_eq!(close_of(error), expected, "{what}");
 }
 
 fn response(answer: Answer) -> HandshakeResponse {

@@ -167,8 +167,13 @@ impl Link {
         !self.ended.load(Ordering::Relaxed)
     }
 
-    pub(super) fn close(&self, reason: CloseReason) {
+    /// Takes the connection for ended, before its watcher has told.
+    pub(super) fn note_end(&self) {
         self.ended.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn close(&self, reason: CloseReason) {
+        self.note_end();
         let code = reason.code().into();
         lightning_quic::close(&self.connection, code, reason.as_str().as_bytes());
     }
@@ -204,24 +209,29 @@ impl Link {
     /// A peer that was restarted drops our packets, and QUIC alone notices only at the idle
     /// timeout. One that lives acknowledges what was sent, however slow its handler is; hearing
     /// nothing for several round trips means that it is gone, and the next request dials anew.
+    /// Where nothing could be sent, as on a connection whose streams are all in use, silence means
+    /// nothing.
     fn suspect(self: &Arc<Self>) {
         if self.suspected.swap(true, Ordering::Relaxed) {
             return;
         }
         let link = self.clone();
         tokio::spawn(async move {
-            let before = link.connection.stats().udp_rx.datagrams;
+            let before = link.connection.stats();
             let patience = (link.connection.rtt() * 8).max(SIGN_OF_LIFE);
-            let quiet = async {
+            let probe = async {
                 // A stream that is reset at once: something the peer has to acknowledge.
                 if let Ok((send, _)) = link.connection.open_bi().await {
                     drop(FrameWriter::new(send, code::CANCELLED));
                 }
                 std::future::pending::<()>().await;
             };
-            let _ = tokio::time::timeout(patience, quiet).await;
-            let after = link.connection.stats().udp_rx.datagrams;
-            if before == after && link.is_alive() {
+            let _ = tokio::time::timeout(patience / 2, probe).await;
+            // What is sent later may not be acknowledged yet.
+            let asked = link.connection.stats().udp_tx.datagrams != before.udp_tx.datagrams;
+            tokio::time::sleep(patience / 2).await;
+            let heard = link.connection.stats().udp_rx.datagrams != before.udp_rx.datagrams;
+            if asked && !heard && link.is_alive() {
                 tracing::warn!(addr = %link.addr, "no sign of life from the peer, closing the connection");
                 link.close(CloseReason::Done);
             }
@@ -427,7 +437,7 @@ fn send_budget(len: usize) -> Duration {
 }
 
 /// Silence after which a peer that owes an acknowledgement is taken for gone: forty times the
-/// longest delay of an acknowledgement.
+/// longest delay of an acknowledgement, half of it for those that are asked for last.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 
 /// For opening the stream and a round trip or two.

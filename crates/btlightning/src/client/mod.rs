@@ -16,9 +16,13 @@ use std::{
     time::Duration,
 };
 
-use btlightning_proto::{ALPN_V0, ALPN_V1, Payload, close::CloseReason, message};
+use btlightning_proto::{
+    ALPN_V0, ALPN_V1, Payload, Version,
+    close::CloseReason,
+    message::{self, EncodedFrame},
+};
 use lightning_quic::{EndpointSettings, TransportSettings, new_endpoint, tls};
-use quinn::Endpoint;
+use quinn::{Endpoint, RecvStream};
 use serde::{Serialize, de::DeserializeOwned};
 
 use self::core::{Core, Dialer};
@@ -29,6 +33,7 @@ pub use streaming::{DuplexCall, DuplexReceiver, DuplexSender, StreamingResponse}
 
 use crate::{
     error::{CallError, CallErrorKind, LightningError, Phase, Result},
+    io::{FrameReader, FrameWriter},
     signing::Signer,
     types::{QuicAxonInfo, QuicRequest, QuicResponse},
     util::unix_timestamp_secs,
@@ -298,8 +303,7 @@ impl LightningClient {
         let config = &self.core.config;
         let frame = link::encode_request(synapse_type, data, config.max_frame_payload_bytes)
             .map_err(|e| Failure::new(Phase::Send, CallErrorKind::Encode(e)).of(axon))?;
-        let link = self.link_for(axon).await?;
-        let (mut send, reader) = link.open(frame).await.map_err(|f| f.of(axon))?;
+        let (mut send, reader) = self.open(axon, frame, |_| Ok(())).await?;
         send.finish();
         Ok(StreamingResponse::new(reader, config, axon.clone()))
     }
@@ -329,11 +333,11 @@ impl LightningClient {
             message::encode_duplex_open(synapse_type, data, unix_timestamp_secs(), timeout_ms)
                 .and_then(|frame| frame.within(max_payload))
                 .map_err(|e| Failure::new(Phase::Send, CallErrorKind::Encode(e)).of(axon))?;
-        let link = self.link_for(axon).await?;
-        if !link.version.has_client_streams() {
-            return Err(Failure::new(Phase::Send, CallErrorKind::Unsupported).of(axon));
-        }
-        let (send, reader) = link.open(frame).await.map_err(|f| f.of(axon))?;
+        let streams = |version: Version| {
+            let supported = version.has_client_streams();
+            supported.then_some(()).ok_or(CallErrorKind::Unsupported)
+        };
+        let (send, reader) = self.open(axon, frame, streams).await?;
         Ok(DuplexCall::new(
             send,
             reader,
@@ -451,9 +455,61 @@ impl LightningClient {
     ) -> std::result::Result<Outcome, CallError> {
         let max_payload = self.core.config.max_frame_payload_bytes;
         let link = self.link_for(axon).await?;
-        link.exchange(synapse_type, data, max_payload, options, wants)
+        match link
+            .exchange(synapse_type, data, max_payload, options, wants)
             .await
-            .map_err(|f| f.of(axon))
+        {
+            Ok(outcome) => Ok(outcome),
+            Err(failure) => {
+                let link = self.link_after(axon, &link, failure).await?;
+                let again = link
+                    .exchange(synapse_type, data, max_payload, options, wants)
+                    .await;
+                again.map_err(|f| f.of(axon))
+            }
+        }
+    }
+
+    /// Opens a stream to a miner whose protocol passes `check`, and sends the first frame on it.
+    async fn open(
+        &self,
+        axon: &QuicAxonInfo,
+        frame: EncodedFrame,
+        check: impl Fn(Version) -> std::result::Result<(), CallErrorKind>,
+    ) -> std::result::Result<(FrameWriter, FrameReader<RecvStream>), CallError> {
+        let check = |link: &link::Link| {
+            check(link.version).map_err(|kind| Failure::new(Phase::Send, kind).of(axon))
+        };
+        let link = self.link_for(axon).await?;
+        check(&link)?;
+        match link.open(frame.clone()).await {
+            Ok(stream) => Ok(stream),
+            Err(failure) => {
+                let link = self.link_after(axon, &link, failure).await?;
+                check(&link)?;
+                link.open(frame).await.map_err(|f| f.of(axon))
+            }
+        }
+    }
+
+    /// Returns another connection to a miner when this one turned out to be lost before the request
+    /// was sent, and the failure otherwise.
+    async fn link_after(
+        &self,
+        axon: &QuicAxonInfo,
+        link: &link::Link,
+        failure: Failure,
+    ) -> std::result::Result<Arc<link::Link>, CallError> {
+        match failure {
+            Failure {
+                phase: Phase::Send,
+                kind: CallErrorKind::Lost(_),
+            } => {
+                link.note_end();
+                self.link_for(axon).await
+            }
+            other => Err(other.of(axon)),
+        }
     }
 
     async fn link_for(

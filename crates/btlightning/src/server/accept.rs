@@ -1,8 +1,13 @@
 //! From an incoming packet to a session.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    net::IpAddr,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use btlightning_proto::{Version, close::CloseReason};
+use lightning_quic::SourceFilter;
 use quinn::{Endpoint, Incoming};
 
 use super::{
@@ -11,6 +16,34 @@ use super::{
     session::{Session, canonical},
     shared::Shared,
 };
+
+/// The allow-list, as the socket asks for it.
+pub(super) struct AllowedSources {
+    /// Weak: the sessions hold the socket, and so this.
+    shared: Weak<Shared>,
+}
+
+impl AllowedSources {
+    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+        Self {
+            shared: Arc::downgrade(shared),
+        }
+    }
+}
+
+impl SourceFilter for AllowedSources {
+    fn allows(&self, ip: IpAddr) -> bool {
+        // A server that is gone still has its goodbyes to send.
+        let shared = self.shared.upgrade();
+        shared.is_none_or(|shared| shared.allows_source(ip))
+    }
+
+    fn ignored(&self) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.counters.sources_ignored.add_one();
+        }
+    }
+}
 
 /// Accepts connections until the endpoint is closed.
 pub(super) async fn accept_loop(shared: &Arc<Shared>, endpoint: &Endpoint) {
@@ -22,11 +55,6 @@ pub(super) async fn accept_loop(shared: &Arc<Shared>, endpoint: &Endpoint) {
 /// Decides about a connection attempt, from the cheapest question to the costliest.
 fn consider(shared: &Arc<Shared>, incoming: Incoming) {
     let ip = canonical(incoming.remote_address()).ip();
-    if !shared.allows_source(ip) {
-        shared.counters.sources_ignored.add_one();
-        incoming.ignore();
-        return;
-    }
     if shared.config.require_address_validation
         && !incoming.remote_address_validated()
         && incoming.may_retry()

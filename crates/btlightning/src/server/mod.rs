@@ -32,7 +32,9 @@ use std::{
 };
 
 use btlightning_proto::{ALPN_V0, ALPN_V1, close::CloseReason, handshake::Fingerprint};
-use lightning_quic::{EndpointSettings, TransportSettings, new_endpoint, tls};
+use lightning_quic::{
+    EndpointSettings, TransportSettings, new_endpoint, new_filtered_endpoint, tls,
+};
 use quinn::Endpoint;
 
 pub(crate) use config::check_frame_limit;
@@ -222,8 +224,14 @@ impl LightningServer {
             transport.build().map_err(config_error)?,
         )
         .map_err(config_error)?;
-        let endpoint =
-            new_endpoint(addr, &EndpointSettings::default(), Some(quic)).map_err(config_error)?;
+        let settings = EndpointSettings::default();
+        let endpoint = if config.enforce_source_allowlist {
+            let filter = Arc::new(accept::AllowedSources::new(&self.shared));
+            new_filtered_endpoint(addr, &settings, Some(quic), filter)
+        } else {
+            new_endpoint(addr, &settings, Some(quic))
+        }
+        .map_err(config_error)?;
         let fingerprint = Fingerprint::of_certificate(identity.certificate_der());
         *self
             .shared

@@ -28,7 +28,7 @@ pub struct ServerStats {
     pub handshakes_refused: Vec<(&'static str, u64)>,
     /// Connections refused or closed because too many had not authenticated.
     pub connections_refused: u64,
-    /// Packets' sources that were not answered at all.
+    /// Packets from sources that are not on the allow-list, which were dropped unseen.
     pub sources_ignored: u64,
 }
 

@@ -347,7 +347,7 @@ fn a_stream_that_breaks_off_keeps_what_came() {
     let end = lines.pop().unwrap();
     assert_eq!(lines.len(), 2, "{lines:?}");
     assert_eq!(end["ok"], false);
-    assert_eq!(end["error"], "stream error: stream processing failed");
+    assert_eq!(end["error"], "stream processing failed");
     assert_eq!(end["retry_safe"], false);
     let log = miner.stop();
     assert!(log.contains("exit status: 4"), "{log}");
