@@ -65,7 +65,7 @@ pub trait Client: Sized {
     /// A stream of chunks from a server.
     type Chunks: Chunks;
 
-    /// Connects to these miners as [`CLIENT`]. Pauses between attempts to reconnect are short.
+    /// Connects to these miners as [`CLIENT`](crate::CLIENT). Pauses between attempts to reconnect are short.
     async fn connect(miners: Vec<QuicAxonInfo>) -> Self;
 
     /// Sends a request and waits for its answer.

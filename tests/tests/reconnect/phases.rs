@@ -229,21 +229,44 @@ async fn while_the_request_is_sent() {
     ask(&client, &miner.axon(), 10).await.unwrap();
     assert_eq!(miner.server().stats().handshakes, 1);
 
-    // The miner hangs up in the middle.
+    // The miner hangs up in the middle, and again when the request is sent anew.
+    let (result, _) = ask_who_hangs_up(2).await;
+    let error = result.unwrap_err();
+    assert_eq!(verdict(&error), SEND);
+    assert!(matches!(error.kind(), CallErrorKind::Lost(_)), "{error}");
+}
+
+/// What was not sent whole has reached no handler, so the client itself may send it again.
+#[tokio::test]
+async fn a_request_is_sent_once_more_on_a_new_connection() {
+    let (result, client) = ask_who_hangs_up(1).await;
+    result.unwrap();
+    assert_eq!(client.stats().connections.len(), 1);
+}
+
+/// Sends a large request to a miner that hangs up this many times before it answers.
+async fn ask_who_hangs_up(times: usize) -> (Result<(), CallError>, LightningClient) {
     let server = RawServer::bind(ALPN_OLD);
     let client = validator(CLIENT, vec![]).await;
     let target = axon(&hotkey(MINER), server.addr());
     let serving = async {
+        for _ in 0..times {
+            let peer = server.accept().await;
+            peer.authenticate(&Keypair::from_seed(&MINER)).await;
+            let (_send, mut recv) = peer.connection.accept_bi().await.unwrap();
+            recv.read_exact(&mut [0; 1000]).await.unwrap();
+            lightning_quic::close(&peer.connection, 5u32.into(), b"bye");
+        }
         let peer = server.accept().await;
         peer.authenticate(&Keypair::from_seed(&MINER)).await;
-        let (_send, mut recv) = peer.connection.accept_bi().await.unwrap();
-        recv.read_exact(&mut [0; 1000]).await.unwrap();
-        lightning_quic::close(&peer.connection, 5u32.into(), b"bye");
+        super::echo_one(&peer).await;
+        peer.connection.closed().await
     };
-    let (result, ()) = tokio::join!(ask(&client, &target, 50_000_000), within(serving));
-    let error = result.unwrap_err();
-    assert_eq!(verdict(&error), SEND);
-    assert!(matches!(error.kind(), CallErrorKind::Lost(_)), "{error}");
+    let result = tokio::select! {
+        result = ask(&client, &target, 50_000_000) => result,
+        reason = within(serving) => panic!("the client hung up: {reason}"),
+    };
+    (result, client)
 }
 
 /// What a miner answers in place of an answer.
