@@ -6,10 +6,11 @@
 //!
 //! - [`rivals`]: servers and clients; [`measure`]: one measurement; [`rpc`]: throughput and
 //!   latency; [`setup`], [`wire`], [`point`], [`fanout`], [`idle`]: the other sections;
-//! - [`report`], [`plots`], [`chart`], [`targets`], [`machine`]: what is made of the figures;
+//! - [`report`], [`failures`], [`plots`], [`chart`], [`targets`], [`machine`]: what is made of the figures;
 //! - [`process`]: this program starts itself again where a process of its own is needed.
 
 mod chart;
+mod failures;
 mod fanout;
 mod idle;
 mod machine;

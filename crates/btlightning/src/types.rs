@@ -1,13 +1,15 @@
 //! Messages and addresses as existing code knows them, with dynamic values.
 
+mod message_type;
+
 use std::{collections::HashMap, fmt};
 
 use btlightning_proto::{Payload, frame};
 pub use btlightning_proto::{
-    frame::MessageType,
     limits::DEFAULT_MAX_FRAME_PAYLOAD,
     message::{HandshakeRequest, HandshakeResponse, StreamEnd},
 };
+pub use message_type::MessageType;
 use quinn::{RecvStream, SendStream};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -170,7 +172,8 @@ pub struct StreamChunk {
 /// [`LightningError::Transport`] for a frame that is cut short, of an unknown type, or with a
 /// payload over `max_payload` bytes.
 pub fn parse_frame_header(data: &[u8], max_payload: usize) -> Result<(MessageType, &[u8])> {
-    Ok(frame::parse(data, max_payload)?)
+    let (kind, payload) = frame::parse(data, max_payload)?;
+    Ok((kind.try_into()?, payload))
 }
 
 /// Reads one frame with a payload of at most `max_payload` bytes.
@@ -185,7 +188,7 @@ pub async fn read_frame(
     max_payload: usize,
 ) -> Result<(MessageType, Vec<u8>)> {
     let (kind, payload) = FrameReader::new(recv).expect_frame(max_payload).await?;
-    Ok((kind, payload.into()))
+    Ok((kind.try_into()?, payload.into()))
 }
 
 /// Writes one frame.
@@ -199,7 +202,7 @@ pub async fn write_frame(
     payload: &[u8],
 ) -> Result<()> {
     let header = frame::FrameHeader {
-        kind: msg_type,
+        kind: msg_type.into(),
         len: payload.len(),
     }
     .encode()?;
