@@ -60,6 +60,7 @@ pub mod client;
 pub mod error;
 mod io;
 pub mod server;
+mod setters;
 pub mod signing;
 pub mod types;
 pub mod util;

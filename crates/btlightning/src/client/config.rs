@@ -7,6 +7,7 @@ use btlightning_proto::limits::DEFAULT_MAX_FRAME_PAYLOAD;
 use crate::{
     error::{LightningError, Result},
     server::check_frame_limit,
+    setters::setters,
 };
 
 /// Settings of a [`LightningClient`](super::LightningClient).
@@ -128,30 +129,20 @@ pub struct LightningClientConfigBuilder {
     config: LightningClientConfig,
 }
 
-macro_rules! setters {
-    ($($field:ident: $ty:ty),* $(,)?) => {
-        $(
-            #[doc = concat!("Sets [`", stringify!($field), "`](LightningClientConfig::", stringify!($field), ").")]
-            pub fn $field(mut self, val: $ty) -> Self {
-                self.config.$field = val;
-                self
-            }
-        )*
-    };
-}
-
 impl LightningClientConfigBuilder {
     setters! {
-        connect_timeout: Duration,
-        idle_timeout: Duration,
-        keep_alive_interval: Duration,
-        reconnect_initial_backoff: Duration,
-        reconnect_max_backoff: Duration,
-        reconnect_max_retries: u32,
-        reconnect_slow_probe_interval: Option<Duration>,
-        max_connections: usize,
-        max_frame_payload_bytes: usize,
-        max_stream_payload_bytes: usize,
+        LightningClientConfig {
+            connect_timeout: Duration,
+            idle_timeout: Duration,
+            keep_alive_interval: Duration,
+            reconnect_initial_backoff: Duration,
+            reconnect_max_backoff: Duration,
+            reconnect_max_retries: u32,
+            reconnect_slow_probe_interval: Option<Duration>,
+            max_connections: usize,
+            max_frame_payload_bytes: usize,
+            max_stream_payload_bytes: usize,
+        }
     }
 
     /// Sets [`stream_chunk_timeout`](LightningClientConfig::stream_chunk_timeout).

@@ -4,7 +4,10 @@ use btlightning_proto::limits::{
     DEFAULT_MAX_FRAME_PAYLOAD, MAX_FRAME_PAYLOAD_LIMIT, MIN_FRAME_PAYLOAD_LIMIT,
 };
 
-use crate::error::{LightningError, Result};
+use crate::{
+    error::{LightningError, Result},
+    setters::setters,
+};
 
 /// Settings of a [`LightningServer`](super::LightningServer).
 ///
@@ -174,41 +177,31 @@ pub struct LightningServerConfigBuilder {
     config: LightningServerConfig,
 }
 
-macro_rules! setters {
-    ($($field:ident: $ty:ty),* $(,)?) => {
-        $(
-            #[doc = concat!("Sets [`", stringify!($field), "`](LightningServerConfig::", stringify!($field), ").")]
-            pub fn $field(mut self, val: $ty) -> Self {
-                self.config.$field = val;
-                self
-            }
-        )*
-    };
-}
-
 impl LightningServerConfigBuilder {
     setters! {
-        max_signature_age_secs: u64,
-        idle_timeout_secs: u64,
-        keep_alive_interval_secs: u64,
-        nonce_cleanup_interval_secs: u64,
-        max_connections: usize,
-        max_nonce_entries: usize,
-        handshake_timeout_secs: u64,
-        max_handshake_attempts_per_minute: u32,
-        max_concurrent_bidi_streams: u32,
-        require_validator_permit: bool,
-        validator_permit_refresh_secs: u64,
-        max_tracked_rate_ips: usize,
-        handler_timeout_secs: u64,
-        max_frame_payload_bytes: usize,
-        streaming_channel_buffer: usize,
-        enforce_source_allowlist: bool,
-        source_allowlist_refresh_secs: u64,
-        require_address_validation: bool,
-        max_unauthenticated_connections: usize,
-        max_unauthenticated_per_ip: usize,
-        shutdown_grace_secs: u64,
+        LightningServerConfig {
+            max_signature_age_secs: u64,
+            idle_timeout_secs: u64,
+            keep_alive_interval_secs: u64,
+            nonce_cleanup_interval_secs: u64,
+            max_connections: usize,
+            max_nonce_entries: usize,
+            handshake_timeout_secs: u64,
+            max_handshake_attempts_per_minute: u32,
+            max_concurrent_bidi_streams: u32,
+            require_validator_permit: bool,
+            validator_permit_refresh_secs: u64,
+            max_tracked_rate_ips: usize,
+            handler_timeout_secs: u64,
+            max_frame_payload_bytes: usize,
+            streaming_channel_buffer: usize,
+            enforce_source_allowlist: bool,
+            source_allowlist_refresh_secs: u64,
+            require_address_validation: bool,
+            max_unauthenticated_connections: usize,
+            max_unauthenticated_per_ip: usize,
+            shutdown_grace_secs: u64,
+        }
     }
 
     /// Checks the settings.

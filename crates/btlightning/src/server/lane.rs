@@ -203,6 +203,8 @@ impl Lane {
                     Ok(Some(chunk)) => {
                         self.session.touch();
                         buffer.push(chunk.bytes);
+                        // A client that floods its lane must not keep the worker from others.
+                        tokio::task::coop::consume_budget().await;
                     }
                     Ok(None) | Err(_) => return Ok(()),
                 },
