@@ -2,7 +2,7 @@
 //!
 //! Rivals run in turn, round by round within one run, so that what disturbs one disturbs all;
 //! medians over the rounds are compared. `docs/benchmarks.md` says how to run it and what the
-//! figures mean. The Python rivals are a program of their own, beside the Python package.
+//! figures mean. Only Rust interfaces are measured.
 //!
 //! - [`rivals`]: servers and clients; [`measure`]: one measurement; [`rpc`]: throughput and
 //!   latency; [`setup`], [`wire`], [`point`], [`fanout`], [`idle`]: the other sections;
