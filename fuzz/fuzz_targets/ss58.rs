@@ -31,10 +31,11 @@ fuzz_target!(|data: &[u8]| {
         let read = PublicKey::from_ss58(&address);
         assert_eq!(read.ok(), (!RESERVED.contains(&prefix)).then_some(key));
 
-        // One character less, more, or other than it should be: the checksum says so.
+        // One character less or more never names the same key. It may name another one: the
+        // checksum has 16 bits, and a fuzzer gets there.
         assert!(PublicKey::from_ss58(&address[1..]) != Ok(key));
-        assert!(PublicKey::from_ss58(&format!("{address}1")).is_err());
-        assert!(PublicKey::from_ss58(&format!("1{address}")).is_err());
+        assert!(PublicKey::from_ss58(&format!("{address}1")) != Ok(key));
+        assert!(PublicKey::from_ss58(&format!("1{address}")) != Ok(key));
         assert!(PublicKey::from_ss58(&format!(" {address}")).is_err());
     }
 });
