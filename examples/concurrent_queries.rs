@@ -51,7 +51,7 @@ async fn main() -> anyhow::Result<()> {
     );
     assert_eq!(client.stats().active_miners, 8);
 
-    // One task a miner. The client is shared; each query has a stream of its own.
+    // One task a miner. The client is shared; no query waits for another.
     let client = Arc::new(client);
     let mut tasks = JoinSet::new();
     for miner in miners {

@@ -25,7 +25,7 @@ pub(crate) struct FrameReader<R> {
     /// Received and not yet used.
     buffered: Bytes,
     /// The frame being assembled.
-    partial: Option<(FrameHeader, BytesMut)>,
+    partial: Option<(FrameHeader, Vec<u8>)>,
 }
 
 /// Why a frame could not be read.
@@ -50,69 +50,48 @@ impl<R: BorrowMut<RecvStream>> FrameReader<R> {
         }
     }
 
-    /// Reads the next frame; `None` when the stream ended before it.
+    /// Reads a frame that has to come.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe: what was read stays here for the next call.
-    pub(crate) async fn next_frame(
-        &mut self,
-        max_payload: usize,
-    ) -> Result<Option<(MessageType, Bytes)>, FrameError> {
-        let (header, mut payload) = match self.partial.take() {
-            Some(partial) => partial,
-            None => {
-                let Some(header) = self.header(max_payload).await? else {
-                    return Ok(None);
-                };
-                if self.buffered.len() >= header.len {
-                    return Ok(Some((header.kind, self.buffered.split_to(header.len))));
-                }
-                (
-                    header,
-                    BytesMut::with_capacity(header.len.min(EAGER_ALLOCATION)),
-                )
-            }
-        };
-        loop {
-            let wanted = header.len - payload.len();
-            let piece = self.buffered.split_to(wanted.min(self.buffered.len()));
-            if payload.capacity() - payload.len() < piece.len() {
-                // Doubles, so that the peer's word is never worth more than what it has sent.
-                let room = payload
-                    .capacity()
-                    .max(EAGER_ALLOCATION)
-                    .min(header.len - payload.len());
-                payload.reserve(room.max(piece.len()));
-            }
-            payload.extend_from_slice(&piece);
-            if payload.len() == header.len {
-                return Ok(Some((header.kind, payload.freeze())));
-            }
-            // Kept in self while waiting, for the sake of cancel safety.
-            self.partial = Some((header, payload));
-            let more = self.fill().await?;
-            (_, payload) = self.partial.take().unwrap_or((header, BytesMut::new()));
-            if !more {
-                return Err(FrameError::CutShort {
-                    have: payload.len(),
-                    need: header.len,
-                });
-            }
-        }
-    }
-
-    /// Like [`next_frame`](Self::next_frame), where a frame has to come.
     pub(crate) async fn expect_frame(
         &mut self,
         max_payload: usize,
     ) -> Result<(MessageType, Bytes), FrameError> {
-        self.next_frame(max_payload)
-            .await?
-            .ok_or(FrameError::CutShort {
-                have: 0,
-                need: HEADER_LEN,
-            })
+        if self.partial.is_none() {
+            let Some(header) = self.header(max_payload).await? else {
+                return Err(FrameError::CutShort {
+                    have: 0,
+                    need: HEADER_LEN,
+                });
+            };
+            if self.buffered.len() >= header.len {
+                return Ok((header.kind, self.buffered.split_to(header.len)));
+            }
+            let payload = Vec::with_capacity(header.len.min(EAGER_ALLOCATION));
+            self.partial = Some((header, payload));
+        }
+        // Kept in self while waiting, for the sake of cancel safety.
+        while let Some((header, payload)) = &mut self.partial {
+            let wanted = header.len - payload.len();
+            let piece = self.buffered.split_to(wanted.min(self.buffered.len()));
+            extend(payload, &piece, header.len);
+            let (kind, have, need) = (header.kind, payload.len(), header.len);
+            if have == need {
+                let payload = std::mem::take(payload);
+                self.partial = None;
+                return Ok((kind, payload.into()));
+            }
+            if !self.fill().await? {
+                self.partial = None;
+                return Err(FrameError::CutShort { have, need });
+            }
+        }
+        Err(FrameError::CutShort {
+            have: 0,
+            need: HEADER_LEN,
+        })
     }
 
     /// Reads a frame that has to come, with a large value apart from the rest where `apart`, given

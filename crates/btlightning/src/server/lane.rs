@@ -79,6 +79,9 @@ struct Open {
     _running: TaskTrackerToken,
 }
 
+/// How long a request may take, and what to say when it took longer.
+type Limit = (Duration, &'static str);
+
 type Work = Pin<Box<dyn Future<Output = Verdict> + Send>>;
 
 /// Serves a lane until the client ends it or breaks its rules.
@@ -218,8 +221,9 @@ impl Lane {
     /// Finds the handler and runs it as far as it goes without waiting.
     fn begin(self: &Arc<Self>, request: LaneRequest) {
         let id = request.id;
+        let limit = self.limit(&request);
         let route = self.shared.routes.load().find(request.synapse_type());
-        let work: Work = match route {
+        let (work, token): (Work, _) = match route {
             None | Some(Route::Streaming(_)) => {
                 self.shared.counters.refused.add_one();
                 let text = if route.is_none() {
@@ -235,7 +239,7 @@ impl Lane {
                 self.shared.counters.requests.add_one();
                 let context = self.context(&request);
                 let token = context.token().clone();
-                self.open(id, token, &request);
+                self.open(id, token, limit);
                 let lane = self.clone();
                 pool::run(self.shared.runtime(), move || {
                     if context.is_cancelled() {
@@ -253,31 +257,28 @@ impl Lane {
             Some(Route::Asynchronous(Asynchronous::Plain(handler))) => {
                 self.shared.counters.requests.add_one();
                 let lane = self.clone();
-                let request = request.clone();
-                Box::pin(async move {
-                    let synapse_type = request.synapse_type();
-                    let data = request.data.clone();
+                let work = async move {
+                    let (synapse_type, data) = (request.synapse_type(), request.data.clone());
                     // Within a future, since making the handler's may panic too.
                     lane.judge(async { handler.handle_payload(synapse_type, data).await })
                         .await
-                })
+                };
+                (Box::pin(work), None)
             }
             Some(Route::Asynchronous(Asynchronous::WithContext(handler))) => {
                 self.shared.counters.requests.add_one();
                 let context = self.context(&request);
                 let token = context.token().clone();
                 let lane = self.clone();
-                let data = request.data.clone();
-                let work = Box::pin(async move {
+                let work = async move {
                     let _over = context.token().clone().drop_guard();
-                    lane.judge(async { handler.handle(context.clone(), data).await })
+                    lane.judge(async { handler.handle(context.clone(), request.data).await })
                         .await
-                });
-                self.run_inline(id, work, &request, token);
-                return;
+                };
+                (Box::pin(work), Some(token))
             }
         };
-        self.run_inline(id, work, &request, CancellationToken::new());
+        self.run_inline(id, work, limit, token);
     }
 
     /// Polls a handler once; only one that is not done then gets a task.
@@ -285,14 +286,15 @@ impl Lane {
         self: &Arc<Self>,
         id: u64,
         mut work: Work,
-        request: &LaneRequest,
-        token: CancellationToken,
+        limit: Limit,
+        token: Option<CancellationToken>,
     ) {
         if let Some(verdict) = work.as_mut().now_or_never() {
             self.put(&mut self.lock(), id, verdict);
             return;
         }
-        self.open(id, token.clone(), request);
+        let token = token.unwrap_or_default();
+        self.open(id, token.clone(), limit);
         let lane = self.clone();
         tokio::spawn(async move {
             tokio::select! {
@@ -308,8 +310,7 @@ impl Lane {
         dispatch::judge(&self.shared.counters, &self.caller, result)
     }
 
-    fn open(&self, id: u64, cancelled: CancellationToken, request: &LaneRequest) {
-        let (limit, late) = self.limit(request);
+    fn open(&self, id: u64, cancelled: CancellationToken, (limit, late): Limit) {
         let deadline = Instant::now() + limit;
         let open = Open {
             cancelled,
@@ -329,7 +330,7 @@ impl Lane {
     }
 
     /// Returns how long a request may take and what to say when it took longer.
-    fn limit(&self, request: &LaneRequest) -> (Duration, &'static str) {
+    fn limit(&self, request: &LaneRequest) -> Limit {
         let handler = Duration::from_secs(self.shared.config.handler_timeout_secs);
         let caller = Duration::from_millis(request.timeout_ms);
         if request.timeout_ms != 0 && caller < handler {
