@@ -8,10 +8,12 @@
 use std::{
     collections::HashMap,
     net::UdpSocket,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
+use btlightning::{ManyOptions, Payload};
 use rmpv::Value;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
@@ -100,34 +102,44 @@ async fn fan_out_twice(rival: Rival, miners: &Miners) -> (Result<Milestones>, Re
             return (Err(error), Err(anyhow::anyhow!(text)));
         }
     };
-    let cold = fan_out(&client, miners).await;
-    (cold, fan_out(&client, miners).await)
+    let cold = client.fan_out(miners).await;
+    (cold, client.fan_out(miners).await)
 }
 
-async fn fan_out(client: &AnyClient, miners: &Miners) -> Result<Milestones> {
-    let started = Instant::now();
-    let mut calls = JoinSet::new();
-    for (kind, server) in &miners.all {
-        let (kind, server, client) = (*kind, server.clone(), client.clone());
-        calls.spawn(async move { (kind, client.ask(&server, kind).await) });
-    }
-    let good = miners.all.iter().filter(|(k, _)| *k == Kind::Good).count();
-    let mut times_ms = Vec::new();
-    while times_ms.len() < good {
-        let (kind, result) = calls.join_next().await.context("answers are missing")??;
-        if kind == Kind::Good {
-            result.context("a good miner did not answer")?;
-            times_ms.push(started.elapsed().as_secs_f64() * 1e3);
+/// The times at which good miners answered.
+struct Stopwatch {
+    started: Instant,
+    good: usize,
+    times_ms: Vec<f64>,
+}
+
+impl Stopwatch {
+    fn start(miners: &Miners) -> Self {
+        Self {
+            started: Instant::now(),
+            good: miners.all.iter().filter(|(k, _)| *k == Kind::Good).count(),
+            times_ms: Vec::new(),
         }
     }
-    // The slow and the dead are waited for, so that the next round finds quiet.
-    calls.join_all().await;
-    let at = |percent: usize| times_ms[(good * percent).div_ceil(100) - 1];
-    Ok(Milestones {
-        half_ms: at(50),
-        most_ms: at(90),
-        all_ms: at(100),
-    })
+
+    /// Whether all good ones have answered.
+    fn is_done(&self) -> bool {
+        self.times_ms.len() == self.good
+    }
+
+    fn lap(&mut self) {
+        self.times_ms
+            .push(self.started.elapsed().as_secs_f64() * 1e3);
+    }
+
+    fn milestones(&self) -> Milestones {
+        let at = |percent: usize| self.times_ms[(self.good * percent).div_ceil(100) - 1];
+        Milestones {
+            half_ms: at(50),
+            most_ms: at(90),
+            all_ms: at(100),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -180,10 +192,9 @@ impl Miners {
     }
 }
 
-#[derive(Clone)]
 enum AnyClient {
-    Ours(std::sync::Arc<btlightning::LightningClient>),
-    Published(std::sync::Arc<::published::LightningClient>),
+    Ours(btlightning::LightningClient),
+    Published(Arc<::published::LightningClient>),
 }
 
 impl AnyClient {
@@ -191,7 +202,7 @@ impl AnyClient {
         Ok(if rival == Rival::OursQuery {
             let mut client = ours::new_client(0);
             client.create_endpoint().await?;
-            Self::Ours(client.into())
+            Self::Ours(client)
         } else {
             let mut client = published::new_client(0);
             client.create_endpoint().await?;
@@ -199,31 +210,89 @@ impl AnyClient {
         })
     }
 
-    async fn ask(&self, server: &ServerInfo, kind: Kind) -> Result<()> {
-        let synapse_type = match kind {
-            Kind::Slow => SLOW_TYPE,
-            Kind::Good | Kind::Dead => Handler::Async.synapse_type(),
-        };
-        let data = HashMap::from([(PAYLOAD_KEY.to_owned(), Value::Binary(vec![0x42; 1024]))]);
-        let success = match self {
-            Self::Ours(client) => {
-                let request = btlightning::QuicRequest::new(synapse_type.into(), data);
-                client
-                    .query_axon_with_timeout(ours::axon(server), request, ANSWER_LIMIT)
-                    .await?
-                    .success
-            }
-            Self::Published(client) => {
-                let request = ::published::QuicRequest::new(synapse_type.into(), data);
-                client
-                    .query_axon_with_timeout(published::axon(server), request, ANSWER_LIMIT)
-                    .await?
-                    .success
-            }
-        };
-        ensure!(success, "the handler failed");
-        Ok(())
+    async fn fan_out(&self, miners: &Miners) -> Result<Milestones> {
+        match self {
+            Self::Ours(client) => fan_out_ours(client, miners).await,
+            Self::Published(client) => fan_out_published(client, miners).await,
+        }
     }
+}
+
+/// One call for all miners of a type of request.
+async fn fan_out_ours(
+    client: &btlightning::LightningClient,
+    miners: &Miners,
+) -> Result<Milestones> {
+    let mut stopwatch = Stopwatch::start(miners);
+    let data = Payload::from_map(&data())?;
+    let options = ManyOptions::default()
+        .concurrency(miners.all.len())
+        .timeout(ANSWER_LIMIT);
+    let ask = |slow: bool| {
+        let asked: Vec<_> = miners
+            .all
+            .iter()
+            .filter(|(kind, _)| (*kind == Kind::Slow) == slow)
+            .collect();
+        let axons = asked.iter().map(|(_, server)| ours::axon(server)).collect();
+        let many = client.query_many(axons, synapse_type(slow), &data, options);
+        (asked, many)
+    };
+    let (asked, mut answers) = ask(false);
+    let (_, slow) = ask(true);
+    while !stopwatch.is_done() {
+        let answer = answers.next().await.context("answers are missing")?;
+        if asked[answer.index].0 == Kind::Good {
+            answer.result.context("a good miner did not answer")?;
+            stopwatch.lap();
+        }
+    }
+    // The slow and the dead are waited for, so that the next round finds quiet.
+    tokio::join!(answers.collect(), slow.collect());
+    Ok(stopwatch.milestones())
+}
+
+/// A task for each miner, which is what the published crate leaves to its user.
+async fn fan_out_published(
+    client: &Arc<::published::LightningClient>,
+    miners: &Miners,
+) -> Result<Milestones> {
+    let mut stopwatch = Stopwatch::start(miners);
+    let mut calls = JoinSet::new();
+    for (kind, server) in &miners.all {
+        let (kind, server, client) = (*kind, server.clone(), client.clone());
+        calls.spawn(async move {
+            let synapse_type = synapse_type(kind == Kind::Slow).to_owned();
+            let request = ::published::QuicRequest::new(synapse_type, data());
+            let axon = published::axon(&server);
+            let answer = client
+                .query_axon_with_timeout(axon, request, ANSWER_LIMIT)
+                .await;
+            (kind, answer)
+        });
+    }
+    while !stopwatch.is_done() {
+        let (kind, answer) = calls.join_next().await.context("answers are missing")??;
+        if kind == Kind::Good {
+            let answer = answer.context("a good miner did not answer")?;
+            ensure!(answer.success, "the handler failed");
+            stopwatch.lap();
+        }
+    }
+    calls.join_all().await;
+    Ok(stopwatch.milestones())
+}
+
+fn synapse_type(slow: bool) -> &'static str {
+    if slow {
+        SLOW_TYPE
+    } else {
+        Handler::Async.synapse_type()
+    }
+}
+
+fn data() -> HashMap<String, Value> {
+    HashMap::from([(PAYLOAD_KEY.to_owned(), Value::Binary(vec![0x42; 1024]))])
 }
 
 const PROCESSES: u32 = 4;

@@ -7,7 +7,8 @@
 //! - [`rivals`]: servers and clients; [`measure`]: one measurement; [`rpc`]: throughput and
 //!   latency; [`setup`], [`wire`], [`point`], [`fanout`], [`idle`]: the other sections;
 //! - [`report`], [`failures`], [`plots`], [`chart`], [`targets`], [`machine`]: what is made of the figures;
-//! - [`process`]: this program starts itself again where a process of its own is needed.
+//! - [`process`]: this program starts itself again where a process of its own is needed; [`veth`]:
+//!   and a path of its own.
 
 mod chart;
 mod failures;
@@ -23,9 +24,10 @@ mod rivals;
 mod rpc;
 mod setup;
 mod targets;
+mod veth;
 mod wire;
 
-use std::{fmt, fs, path::PathBuf, process::ExitCode, time::Duration};
+use std::{fmt, fs, net::IpAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -82,6 +84,8 @@ enum Part {
         count: u32,
         #[arg(long)]
         max_streams: u32,
+        #[arg(long)]
+        host: Option<IpAddr>,
     },
     #[command(hide = true)]
     IdleClients {
@@ -109,6 +113,8 @@ enum Part {
     },
     #[command(hide = true)]
     Narrow {
+        #[arg(long)]
+        server_namespace: Option<String>,
         #[arg(long, value_delimiter = ',')]
         rivals: Vec<Rival>,
         #[arg(long)]
@@ -315,7 +321,13 @@ async fn run_part(part: Part) -> Result<()> {
             first_miner,
             count,
             max_streams,
-        } => process::serve(rival, first_miner, count, max_streams).await,
+            host,
+        } => {
+            if let Some(host) = host {
+                rivals::listen_on(host)?;
+            }
+            process::serve(rival, first_miner, count, max_streams).await
+        }
         Part::IdleClients {
             rival,
             server,
@@ -341,12 +353,13 @@ async fn run_part(part: Part) -> Result<()> {
             process::print_result(&point::run_here(rival, point, duration).await?)
         }
         Part::Narrow {
+            server_namespace,
             rivals,
             rounds,
             seconds,
         } => {
             let plan = Plan::new(false, rounds, seconds, rivals)?;
-            process::print_result(&rpc::run(&plan, Topology::NarrowPath).await?)
+            process::print_result(&rpc::run_narrow_here(&plan, server_namespace).await?)
         }
     }
 }

@@ -10,7 +10,10 @@ use tokio::{
     time::timeout,
 };
 
-use crate::rivals::{Rival, Server, ServerInfo};
+use crate::{
+    rivals::{Rival, Server, ServerInfo},
+    veth,
+};
 
 /// Servers in a process of their own; dropping it ends the process.
 #[derive(Debug)]
@@ -28,19 +31,40 @@ impl ServerProcess {
         count: u32,
         max_streams: u32,
     ) -> Result<Self> {
-        let mut child = command(&[
+        Self::start_in(None, rival, first_miner, count, max_streams).await
+    }
+
+    /// Like [`start`](Self::start), in the server's namespace of a pair.
+    pub(crate) async fn start_in(
+        namespace: Option<&str>,
+        rival: Rival,
+        first_miner: u32,
+        count: u32,
+        max_streams: u32,
+    ) -> Result<Self> {
+        let rival = rival.id();
+        let numbers = [first_miner, count, max_streams].map(|number| number.to_string());
+        let [first_miner, count, max_streams] = &numbers;
+        let mut arguments = vec![
             "serve",
             "--rival",
-            &rival.id(),
+            &rival,
             "--first-miner",
-            &first_miner.to_string(),
+            first_miner,
             "--count",
-            &count.to_string(),
+            count,
             "--max-streams",
-            &max_streams.to_string(),
-        ])?
-        .stdin(Stdio::piped())
-        .spawn()?;
+            max_streams,
+        ];
+        let host = veth::SERVER.to_string();
+        let mut command = match namespace {
+            None => command(&arguments)?,
+            Some(namespace) => {
+                arguments.extend(["--host", &host]);
+                command_in(namespace, &arguments)?
+            }
+        };
+        let mut child = command.stdin(Stdio::piped()).spawn()?;
         let stdout = child.stdout.take().context("the child has no output")?;
         let mut lines = BufReader::new(stdout).lines();
         let line = timeout(START_LIMIT, lines.next_line())
@@ -124,6 +148,18 @@ pub(crate) async fn read_result<T: DeserializeOwned>(
 pub(crate) fn command(arguments: &[&str]) -> Result<Command> {
     let mut command = Command::new(env::current_exe()?);
     command
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .kill_on_drop(true);
+    Ok(command)
+}
+
+/// The same in a network namespace.
+pub(crate) fn command_in(namespace: &str, arguments: &[&str]) -> Result<Command> {
+    let mut command = Command::new("ip");
+    command
+        .args(["netns", "exec", namespace])
+        .arg(env::current_exe()?)
         .args(arguments)
         .stdout(Stdio::piped())
         .kill_on_drop(true);

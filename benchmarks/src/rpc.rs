@@ -5,12 +5,14 @@ use std::{sync::Arc, time::Duration};
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
+use tokio::process::Command;
 
 use crate::{
     Plan,
     measure::{self, Load, Outcome, Sample},
     process::{self, ServerProcess},
     rivals::{Client, Handler, MAX_STREAMS, Payload, Rival, Server, ServerInfo},
+    veth::VethPair,
 };
 
 /// Where client and server run.
@@ -21,8 +23,10 @@ pub(crate) enum Topology {
     OneProcess,
     /// In a process each.
     TwoProcesses,
-    /// In one process, on an interface that carries no packets over 1500 bytes.
+    /// In a process each, with a link between them that carries no packets over 1500 bytes.
     NarrowPath,
+    /// In one process, on a loopback interface that carries no packets over 1500 bytes.
+    NarrowLoopback,
 }
 
 impl Topology {
@@ -31,7 +35,8 @@ impl Topology {
         match self {
             Self::OneProcess => "client and server in one process",
             Self::TwoProcesses => "client and server in two processes",
-            Self::NarrowPath => "one process, packets of at most 1500 bytes",
+            Self::NarrowPath => "two processes, a veth pair that carries 1500 bytes",
+            Self::NarrowLoopback => "one process, a loopback interface that carries 1500 bytes",
         }
     }
 }
@@ -61,18 +66,26 @@ pub(crate) struct Row {
 
 /// Measures all loads of a topology.
 pub(crate) async fn run(plan: &Plan, topology: Topology) -> Result<Vec<Row>> {
+    run_in(plan, topology, None).await
+}
+
+async fn run_in(
+    plan: &Plan,
+    topology: Topology,
+    server_namespace: Option<String>,
+) -> Result<Vec<Row>> {
     let mut contenders: Vec<Contender> = plan
         .rivals
         .iter()
         .filter(|rival| match topology {
             Topology::OneProcess => true,
             Topology::TwoProcesses => !rival.is_mixed(),
-            Topology::NarrowPath => matches!(
+            Topology::NarrowPath | Topology::NarrowLoopback => matches!(
                 rival,
                 Rival::OursQuery | Rival::Published | Rival::QuinnAlone | Rival::Tonic
             ),
         })
-        .map(|rival| Contender::new(*rival, topology))
+        .map(|rival| Contender::new(*rival, topology, server_namespace.clone()))
         .collect();
     let mut rows = Vec::new();
     for cell in cells(plan, topology) {
@@ -99,7 +112,7 @@ fn cells(plan: &Plan, topology: Topology) -> Vec<Cell> {
                 let wanted = match topology {
                     Topology::OneProcess => true,
                     Topology::TwoProcesses => handler == Handler::Async,
-                    Topology::NarrowPath => {
+                    Topology::NarrowPath | Topology::NarrowLoopback => {
                         handler == Handler::Async && in_flight == 32 && payload_bytes >= 100 * 1024
                     }
                 };
@@ -169,16 +182,18 @@ async fn run_cell(plan: &Plan, cell: Cell, contenders: &mut [Contender]) -> Resu
 struct Contender {
     rival: Rival,
     topology: Topology,
+    server_namespace: Option<String>,
     here: Option<Server>,
     elsewhere: Option<ServerProcess>,
     client: Option<Arc<Client>>,
 }
 
 impl Contender {
-    fn new(rival: Rival, topology: Topology) -> Self {
+    fn new(rival: Rival, topology: Topology, server_namespace: Option<String>) -> Self {
         Self {
             rival,
             topology,
+            server_namespace,
             here: None,
             elsewhere: None,
             client: None,
@@ -212,8 +227,9 @@ impl Contender {
         if let Some(process) = &self.elsewhere {
             return Ok(process.servers[0].clone());
         }
-        if self.topology == Topology::TwoProcesses {
-            let process = ServerProcess::start(self.rival, 0, 1, MAX_STREAMS).await?;
+        if matches!(self.topology, Topology::TwoProcesses | Topology::NarrowPath) {
+            let namespace = self.server_namespace.as_deref();
+            let process = ServerProcess::start_in(namespace, self.rival, 0, 1, MAX_STREAMS).await?;
             let info = process.servers.first().context("no server")?.clone();
             self.elsewhere = Some(process);
             Ok(info)
@@ -230,24 +246,52 @@ impl Contender {
     }
 }
 
-/// Measures the narrow path: this program in a network namespace whose loopback interface
-/// carries 1500 bytes. Needs `unshare`, `ip`, and the right to make a namespace.
+/// Measures a path of 1500 bytes: a veth pair between two namespaces for root, and otherwise a
+/// namespace whose loopback interface carries no more. Needs `ip`, and for the latter `unshare` and
+/// the right to make a user namespace.
 pub(crate) async fn run_narrow(plan: &Plan) -> Result<Vec<Row>> {
-    let program = std::env::current_exe()?;
-    let mut command = tokio::process::Command::new("unshare");
+    match VethPair::new() {
+        Ok(pair) => {
+            let arguments = ["narrow", "--server-namespace", &pair.server];
+            let command = process::command_in(&pair.client, &arguments)?;
+            measure_narrow(plan, command, Topology::NarrowPath).await
+        }
+        Err(error) => {
+            plan.progress(format_args!("no veth pair, loopback instead: {error:#}"));
+            let program = std::env::current_exe()?;
+            let mut command = Command::new("unshare");
+            command
+                .args(["--map-root-user", "--net", "sh", "-c"])
+                .arg("ip link set lo mtu 1500 up && exec \"$@\"")
+                .args(["sh".as_ref(), program.as_os_str(), "narrow".as_ref()])
+                .kill_on_drop(true);
+            measure_narrow(plan, command, Topology::NarrowLoopback).await
+        }
+    }
+}
+
+/// What the child that these start does.
+pub(crate) async fn run_narrow_here(
+    plan: &Plan,
+    server_namespace: Option<String>,
+) -> Result<Vec<Row>> {
+    let topology = match server_namespace {
+        Some(_) => Topology::NarrowPath,
+        None => Topology::NarrowLoopback,
+    };
+    run_in(plan, topology, server_namespace).await
+}
+
+async fn measure_narrow(plan: &Plan, mut command: Command, topology: Topology) -> Result<Vec<Row>> {
     let rivals: Vec<String> = plan.rivals.iter().map(|rival| rival.id()).collect();
     command
-        .args(["--map-root-user", "--net", "sh", "-c"])
-        .arg("ip link set lo mtu 1500 up && exec \"$@\"")
-        .args(["sh".as_ref(), program.as_os_str()])
-        .args(["narrow", "--rivals", &rivals.join(",")])
+        .args(["--rivals", &rivals.join(",")])
         .args(["--rounds", &plan.rounds.to_string()])
-        .args(["--seconds", &plan.duration.as_secs_f64().to_string()])
-        .kill_on_drop(true);
-    plan.progress(format_args!("{}", Topology::NarrowPath.title()));
+        .args(["--seconds", &plan.duration.as_secs_f64().to_string()]);
+    plan.progress(format_args!("{}", topology.title()));
     process::read_result(command, NARROW_LIMIT)
         .await
-        .context("cannot measure in a network namespace of its own")
+        .context("cannot measure in network namespaces")
 }
 
 const NARROW_LIMIT: Duration = Duration::from_secs(900);

@@ -150,9 +150,11 @@ pub(crate) fn check(results: &Results) -> Vec<Target> {
         Bound::AtMost(0.5),
         divide(peak(OursQuery), peak(Published)),
     );
+    let narrow = results.narrow.first();
+    let topology = narrow.map_or(Topology::NarrowPath, |row| row.cell.topology);
     for payload in &PAYLOADS[3..] {
         let cell = Cell {
-            topology: Topology::NarrowPath,
+            topology,
             ..one_process(Handler::Async, 32, *payload)
         };
         add(

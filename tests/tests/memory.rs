@@ -227,7 +227,7 @@ impl StreamingSynapseHandler for Bulk {
 
 /// What a stream may hold between a fast and a slow side: its window at both ends, a few chunks,
 /// and as much again for the joints between packets.
-const STREAM: usize = 40 * MIB;
+const STREAM: usize = 56 * MIB;
 
 #[tokio::test]
 async fn uploads_wait_for_the_handler() {

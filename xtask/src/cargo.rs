@@ -1,6 +1,7 @@
 //! Calling cargo, and asking it what there is.
 
 use std::env;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -16,13 +17,20 @@ pub(crate) fn root() -> &'static Path {
 }
 
 /// A cargo command in the root of the repository.
+pub(crate) fn cargo(args: &[&str]) -> Command {
+    let mut command = detached(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(args);
+    command
+}
+
+/// A command in the root of the repository that does not know that it comes from xtask.
 ///
 /// `cargo run` hands xtask the variables that describe the xtask package. Build scripts that watch
 /// them (ring's does) would run again with each change between `cargo test` and `cargo xtask test`,
 /// and take everything above them along, so they are removed.
-pub(crate) fn cargo(args: &[&str]) -> Command {
-    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(root()).args(args);
+pub(crate) fn detached(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir(root());
     for (name, _) in env::vars_os() {
         let text = name.to_string_lossy();
         if PACKAGE_VARIABLES

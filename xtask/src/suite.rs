@@ -9,6 +9,7 @@ use crate::bench;
 use crate::cargo::{build, cargo, root, targets};
 use crate::fuzz;
 use crate::process::{run, run_within};
+use crate::py;
 use crate::report::Report;
 
 /// Formatting of all workspaces, and clippy over everything in the main one.
@@ -35,6 +36,7 @@ pub(crate) fn test(report: &mut Report) -> Result<()> {
     report.step("examples", examples)?;
     report.step("demo", demo)?;
     report.step("docs", || docs(false))?;
+    py::py(report, &py::Options::default())?;
     report.step("fuzz-smoke", || fuzz::smoke(&fuzz::Options::default()))
 }
 

@@ -1,14 +1,17 @@
 //! The rivals: each one an echo server and a client for it.
 //!
-//! One module per stack. All servers listen on loopback, on a port that the system picks, and
-//! answer a request with what it carried, by an async handler or by a sync one that may block.
+//! One module per stack. All servers listen on loopback unless told otherwise, on a port that the
+//! system picks, and answer a request with what it carried, by an async handler or by a sync one that may block.
 
 pub(crate) mod ours;
 pub(crate) mod published;
 pub(crate) mod quinn_alone;
 pub(crate) mod tonic;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::OnceLock,
+};
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
@@ -109,6 +112,8 @@ impl Handler {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct ServerInfo {
     /// Where it listens.
+    pub(crate) ip: IpAddr,
+    /// And on which port.
     pub(crate) port: u16,
     /// Which miner it is; its hotkey follows from that.
     pub(crate) miner: u32,
@@ -119,18 +124,19 @@ pub(crate) struct ServerInfo {
 impl ServerInfo {
     pub(crate) fn at(addr: SocketAddr, miner: u32) -> Self {
         Self {
+            ip: addr.ip(),
             port: addr.port(),
             miner,
             certificate_pem: None,
         }
     }
 
-    /// The address as a client on this host sees it.
+    /// Its address.
     pub(crate) fn addr(&self) -> SocketAddr {
-        SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
+        SocketAddr::from((self.ip, self.port))
     }
 
-    /// The same server behind a relay on `port`.
+    /// The same server behind a relay on `port` of the same address.
     pub(crate) fn through(&self, port: u16) -> Self {
         Self {
             port,
@@ -138,6 +144,18 @@ impl ServerInfo {
         }
     }
 }
+
+/// Makes the servers of this process listen on an address other than loopback. Once, at the start.
+pub(crate) fn listen_on(ip: IpAddr) -> Result<()> {
+    HOST.set(ip).ok().context("there is an address already")
+}
+
+/// The address that servers of this process listen on.
+fn host() -> IpAddr {
+    HOST.get().copied().unwrap_or(Ipv4Addr::LOCALHOST.into())
+}
+
+static HOST: OnceLock<IpAddr> = OnceLock::new();
 
 /// A running server; it serves until its runtime ends.
 #[derive(Debug)]

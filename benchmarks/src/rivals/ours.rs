@@ -11,7 +11,7 @@ use btlightning::{
 use rmpv::Value;
 use tokio::task::JoinHandle;
 
-use super::{Handler, PAYLOAD_KEY, Payload, SLOW_TYPE, SLOWNESS, ServerInfo};
+use super::{Handler, PAYLOAD_KEY, Payload, SLOW_TYPE, SLOWNESS, ServerInfo, host};
 
 /// Starts a server and the task that serves.
 pub(crate) async fn serve(miner: u32, max_streams: u32) -> Result<(ServerInfo, JoinHandle<()>)> {
@@ -23,7 +23,7 @@ pub(crate) async fn serve(miner: u32, max_streams: u32) -> Result<(ServerInfo, J
         .max_unauthenticated_per_ip(4096)
         .build()?;
     let signer = Sr25519Signer::from_seed(miner_seed(miner));
-    let mut server = LightningServer::with_config(signer.hotkey(), "127.0.0.1".into(), 0, config)?;
+    let mut server = LightningServer::with_config(signer.hotkey(), host().to_string(), 0, config)?;
     server.set_miner_signer(Box::new(signer));
     let echo = Handler::Async.synapse_type();
     let sync = Handler::Sync.synapse_type();
@@ -147,7 +147,7 @@ pub(crate) fn new_client(index: u32) -> LightningClient {
 /// Describes a server to a client.
 pub(crate) fn axon(server: &ServerInfo) -> QuicAxonInfo {
     let hotkey = hotkey(miner_seed(server.miner));
-    QuicAxonInfo::new(hotkey, "127.0.0.1".into(), server.port, 4)
+    QuicAxonInfo::new(hotkey, server.ip.to_string(), server.port, 4)
 }
 
 /// The key of the miner number `index`.

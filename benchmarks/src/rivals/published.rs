@@ -12,7 +12,7 @@ use rmpv::Value;
 use tokio::task::JoinHandle;
 
 use super::{
-    Handler, PAYLOAD_KEY, Payload, SLOW_TYPE, SLOWNESS, ServerInfo,
+    Handler, PAYLOAD_KEY, Payload, SLOW_TYPE, SLOWNESS, ServerInfo, host,
     ours::{client_seed, hotkey, miner_seed, payload_len},
 };
 
@@ -24,7 +24,7 @@ pub(crate) async fn serve(miner: u32, max_streams: u32) -> Result<(ServerInfo, J
         .max_connections(4096)
         .build()?;
     let seed = miner_seed(miner);
-    let mut server = LightningServer::with_config(hotkey(seed), "127.0.0.1".into(), 0, config)?;
+    let mut server = LightningServer::with_config(hotkey(seed), host().to_string(), 0, config)?;
     server.set_miner_keypair(seed);
     server
         .register_async_synapse_handler(Handler::Async.synapse_type().into(), Arc::new(Echo))
@@ -111,7 +111,7 @@ pub(crate) fn new_client(index: u32) -> LightningClient {
 /// Describes a server to a client.
 pub(crate) fn axon(server: &ServerInfo) -> QuicAxonInfo {
     let hotkey = hotkey(miner_seed(server.miner));
-    QuicAxonInfo::new(hotkey, "127.0.0.1".into(), server.port, 4)
+    QuicAxonInfo::new(hotkey, server.ip.to_string(), server.port, 4)
 }
 
 /// Echoes maps of dynamic values.

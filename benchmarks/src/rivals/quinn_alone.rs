@@ -12,7 +12,7 @@ use lightning_quic::{EndpointSettings, TransportSettings, new_endpoint, tls};
 use quinn::{Connection, Endpoint, RecvStream, SendStream};
 use tokio::sync::OnceCell;
 
-use super::{Handler, Payload, ServerInfo};
+use super::{Handler, Payload, ServerInfo, host};
 
 /// Starts a server; it serves until the endpoint is closed.
 pub(crate) fn serve(max_streams: u32) -> Result<Endpoint> {
@@ -21,7 +21,7 @@ pub(crate) fn serve(max_streams: u32) -> Result<Endpoint> {
     let identity = tls::SelfSigned::generate("localhost")?;
     let config = tls::server_config(&identity, &[ALPN], transport.build()?)?;
     let endpoint = new_endpoint(
-        "127.0.0.1:0".parse()?,
+        (host(), 0).into(),
         &EndpointSettings::default(),
         Some(config),
     )?;

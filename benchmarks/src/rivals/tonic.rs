@@ -28,14 +28,14 @@ use tonic::{
 };
 use tower_service::Service;
 
-use super::{Handler, Payload, ServerInfo};
+use super::{Handler, Payload, ServerInfo, host};
 
 /// Starts a server and the task that serves.
 pub(crate) async fn serve(miner: u32, max_streams: u32) -> Result<(ServerInfo, JoinHandle<()>)> {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
     let certificate_pem = made.cert.pem();
     let identity = Identity::from_pem(&certificate_pem, made.signing_key.serialize_pem());
-    let incoming = TcpIncoming::bind("127.0.0.1:0".parse()?)?.with_nodelay(Some(true));
+    let incoming = TcpIncoming::bind((host(), 0).into())?.with_nodelay(Some(true));
     let info = ServerInfo {
         certificate_pem: Some(certificate_pem),
         ..ServerInfo::at(incoming.local_addr()?, miner)
@@ -94,7 +94,7 @@ fn endpoint(server: &ServerInfo) -> Result<Endpoint> {
     let tls = ClientTlsConfig::new()
         .ca_certificate(Certificate::from_pem(pem))
         .domain_name("localhost");
-    let endpoint = Endpoint::from_shared(format!("https://127.0.0.1:{}", server.port))?
+    let endpoint = Endpoint::from_shared(format!("https://{}", server.addr()))?
         .tls_config(tls)?
         .tcp_nodelay(true)
         .initial_stream_window_size(STREAM_WINDOW)

@@ -178,9 +178,10 @@ impl Payload {
         }
     }
 
-    /// Returns the map in MessagePack as pieces in order: what stands before the value that is kept
-    /// apart, the value, and what stands behind it; or all of it, and nothing twice.
-    pub(crate) fn pieces(&self) -> [&Bytes; 3] {
+    /// Returns the map in MessagePack as pieces in order, without a copy: what stands before the
+    /// value that is kept apart (its head included), the content of that value, and what stands
+    /// behind it. Without such a value, the second piece is the whole map and the others are empty.
+    pub fn pieces(&self) -> [&Bytes; 3] {
         static NOTHING: Bytes = Bytes::new();
         match &self.repr {
             Repr::Whole(bytes) => [&NOTHING, bytes, &NOTHING],

@@ -11,6 +11,7 @@ use btlightning_proto::{
 };
 use bytes::{Buf, Bytes, BytesMut};
 use futures::FutureExt;
+use lightning_quic::reassembly::{InOrder, Scattered, StreamReadError};
 use quinn::{ConnectionError, ReadError, RecvStream, SendStream, WriteError};
 
 use crate::error::{CallErrorKind, LightningError};
@@ -22,6 +23,7 @@ use crate::error::{CallErrorKind, LightningError};
 #[derive(Debug)]
 pub(crate) struct FrameReader<R> {
     recv: R,
+    order: InOrder,
     /// Received and not yet used.
     buffered: Bytes,
     /// The frame being assembled.
@@ -39,12 +41,15 @@ pub(crate) enum FrameError {
     Reset(u64),
     /// The connection is gone.
     Lost(ConnectionError),
+    /// The stream has more gaps than are kept.
+    Scattered(Scattered),
 }
 
 impl<R: BorrowMut<RecvStream>> FrameReader<R> {
     pub(crate) fn new(recv: R) -> Self {
         Self {
             recv,
+            order: InOrder::default(),
             buffered: Bytes::new(),
             partial: None,
         }
@@ -163,7 +168,10 @@ impl<R: BorrowMut<RecvStream>> FrameReader<R> {
             if piece.len() == len {
                 return Ok(piece.into());
             }
-            let Some(count) = self.recv.borrow_mut().read_chunks(&mut chunks).await? else {
+            let read = self
+                .order
+                .read_chunks(self.recv.borrow_mut(), &mut chunks, len >= LARGE);
+            let Some(count) = read.await? else {
                 return Err(FrameError::CutShort {
                     have: piece.len(),
                     need: len,
@@ -228,16 +236,23 @@ impl<R: BorrowMut<RecvStream>> FrameReader<R> {
 
     /// Waits for more bytes; false at the end of the stream.
     async fn fill(&mut self) -> Result<bool, FrameError> {
-        let Some(chunk) = self.recv.borrow_mut().read_chunk(usize::MAX, true).await? else {
+        let frame = self.partial.as_ref().map_or(0, |(header, _)| header.len);
+        let much = frame >= LARGE || self.order.position() >= LONG;
+        let mut chunk = [Bytes::new()];
+        let read = self
+            .order
+            .read_chunks(self.recv.borrow_mut(), &mut chunk, much);
+        if read.await?.is_none() {
             return Ok(false);
-        };
+        }
+        let [chunk] = chunk;
         if self.buffered.is_empty() {
-            self.buffered = chunk.bytes;
+            self.buffered = chunk;
         } else {
             // Only a header cut in two gets here: a few bytes.
-            let mut joined = BytesMut::with_capacity(self.buffered.len() + chunk.bytes.len());
+            let mut joined = BytesMut::with_capacity(self.buffered.len() + chunk.len());
             joined.extend_from_slice(&self.buffered);
-            joined.extend_from_slice(&chunk.bytes);
+            joined.extend_from_slice(&chunk);
             self.buffered = joined.freeze();
         }
         Ok(true)
@@ -260,6 +275,23 @@ fn extend(piece: &mut Vec<u8>, some: &[u8], len: usize) {
 /// Packets taken from a stream under one lock.
 const CHUNKS_AT_A_TIME: usize = 32;
 
+/// Messages from here on may be read out of order, see [`lightning_quic::reassembly`]. Smaller ones
+/// have too few packets for quinn's limit on gaps to be reached.
+const LARGE: usize = 2 * 1024 * 1024;
+
+/// So may streams of which as much was read. Whoever reads on in another way after the first frame
+/// (a lane) has read less.
+const LONG: u64 = 64 * 1024;
+
+impl From<StreamReadError> for FrameError {
+    fn from(error: StreamReadError) -> Self {
+        match error {
+            StreamReadError::Read(error) => error.into(),
+            StreamReadError::Scattered(error) => Self::Scattered(error),
+        }
+    }
+}
+
 impl From<ReadError> for FrameError {
     fn from(error: ReadError) -> Self {
         match error {
@@ -281,6 +313,7 @@ impl From<FrameError> for CallErrorKind {
             FrameError::CutShort { have, need } => Self::CutShort { have, need },
             FrameError::Reset(code) => Self::Reset(code),
             FrameError::Lost(error) => Self::Lost(error),
+            FrameError::Scattered(error) => Self::Unexpected(error.to_string()),
         }
     }
 }

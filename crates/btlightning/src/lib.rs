@@ -7,7 +7,8 @@
 //!
 //! - [`LightningClient`]: [`query_axon`](LightningClient::query_axon) and its relatives take and
 //!   give dynamic values; [`call`](LightningClient::call) takes and gives typed ones, and its
-//!   errors say which phase failed and whether a retry is safe.
+//!   errors say which phase failed and whether a retry is safe;
+//!   [`query_many`](LightningClient::query_many) asks many miners at a time.
 //! - [`LightningServer`]: handlers of four kinds, see [`server`].
 //! - [`Payload`]: the map as bytes, for whoever counts copies.
 //!
@@ -67,10 +68,12 @@ pub mod util;
 
 pub use btlightning_proto::{Payload, Version, close::CloseReason, handshake::Distrust};
 pub use client::{
-    CallOptions, ClientStats, DuplexCall, DuplexReceiver, DuplexSender, LightningClient,
-    LightningClientConfig, LightningClientConfigBuilder, Reply, StreamingResponse,
+    CallOptions, ClientStats, DEFAULT_FAN_OUT, DuplexCall, DuplexReceiver, DuplexSender,
+    LightningClient, LightningClientConfig, LightningClientConfigBuilder, Many, ManyAnswer,
+    ManyOptions, Reply, StreamingResponse,
 };
 pub use error::{CallError, CallErrorKind, LightningError, Phase, Result};
+pub use lightning_quic::{Congestion, TransportOptions};
 pub use server::{
     AsyncSynapseHandler, ChunkSink, ChunkStream, HandshakeObserver, LightningServer,
     LightningServerConfig, LightningServerConfigBuilder, RequestContext, RequestHandler,

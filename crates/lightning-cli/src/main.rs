@@ -20,6 +20,7 @@ mod output;
 mod query;
 mod serve;
 mod signal;
+mod transport;
 
 use std::process::ExitCode;
 

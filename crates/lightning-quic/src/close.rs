@@ -4,120 +4,25 @@
 //! window is full, and a closed connection's window never empties: the peer of a connection that
 //! is closed in the middle of a transfer, or of a large MTU probe, waits until its idle timeout
 //! ([quinn issue 2785](https://github.com/quinn-rs/quinn/issues/2785)). So every congestion
-//! controller is wrapped into one that can be told to stand aside.
+//! controller is wrapped into one that can be told to stand aside ([`congestion`](crate::congestion)).
 
-use std::{
-    any::Any,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Instant,
-};
+use quinn::{Connection, VarInt};
 
-use quinn::{
-    Connection, VarInt,
-    congestion::{Controller, ControllerFactory, ControllerMetrics},
-};
-use quinn_proto::RttEstimator;
+use crate::congestion::Supervised;
 
 /// Closes a connection, also while its congestion window is full.
 ///
 /// Like [`Connection::close`] in everything else. For connections whose transport was built by
 /// [`TransportSettings::build`](crate::TransportSettings::build); others are closed as quinn does.
 pub fn close(connection: &Connection, code: VarInt, reason: &[u8]) {
-    if let Ok(controller) = connection.congestion_state().into_any().downcast::<Aside>() {
-        controller.closing.store(true, Ordering::Relaxed);
+    if let Ok(controller) = connection
+        .congestion_state()
+        .into_any()
+        .downcast::<Supervised>()
+    {
+        controller.stand_aside();
     }
     connection.close(code, reason);
-}
-
-/// Makes controllers that can stand aside.
-pub(crate) struct StandingAside(pub(crate) Arc<dyn ControllerFactory + Send + Sync>);
-
-impl ControllerFactory for StandingAside {
-    fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
-        Box::new(Aside {
-            inner: self.0.clone().build(now, current_mtu),
-            closing: Arc::default(),
-        })
-    }
-}
-
-/// A controller that limits nothing once its connection is being closed.
-struct Aside {
-    inner: Box<dyn Controller>,
-    /// Shared with the copies that quinn hands out and makes for new paths.
-    closing: Arc<AtomicBool>,
-}
-
-impl Controller for Aside {
-    fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
-        self.inner.on_sent(now, bytes, last_packet_number);
-    }
-
-    fn on_ack(
-        &mut self,
-        now: Instant,
-        sent: Instant,
-        bytes: u64,
-        app_limited: bool,
-        rtt: &RttEstimator,
-    ) {
-        self.inner.on_ack(now, sent, bytes, app_limited, rtt);
-    }
-
-    fn on_end_acks(
-        &mut self,
-        now: Instant,
-        in_flight: u64,
-        app_limited: bool,
-        largest_packet_num_acked: Option<u64>,
-    ) {
-        self.inner
-            .on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
-    }
-
-    fn on_congestion_event(
-        &mut self,
-        now: Instant,
-        sent: Instant,
-        is_persistent_congestion: bool,
-        lost_bytes: u64,
-    ) {
-        self.inner
-            .on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
-    }
-
-    fn on_mtu_update(&mut self, new_mtu: u16) {
-        self.inner.on_mtu_update(new_mtu);
-    }
-
-    fn window(&self) -> u64 {
-        if self.closing.load(Ordering::Relaxed) {
-            return u64::MAX;
-        }
-        self.inner.window()
-    }
-
-    fn metrics(&self) -> ControllerMetrics {
-        self.inner.metrics()
-    }
-
-    fn clone_box(&self) -> Box<dyn Controller> {
-        Box::new(Self {
-            inner: self.inner.clone_box(),
-            closing: self.closing.clone(),
-        })
-    }
-
-    fn initial_window(&self) -> u64 {
-        self.inner.initial_window()
-    }
-
-    fn into_any(self: Box<Self>) -> Box<dyn Any> {
-        self
-    }
 }
 
 #[cfg(test)]

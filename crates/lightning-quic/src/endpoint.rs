@@ -6,12 +6,13 @@ use std::{
     sync::{Arc, Once},
 };
 
-use quinn::{Endpoint, EndpointConfig, Runtime, ServerConfig, TokioRuntime};
+use quinn::{Endpoint, EndpointConfig, Runtime, ServerConfig};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::{
     error::QuicError,
     filter::{FilteredSocket, SourceFilter},
+    runtime::GroupRuntime,
     transport::MAX_PACKET_BYTES,
 };
 
@@ -25,6 +26,24 @@ pub struct EndpointSettings {
     /// Largest UDP payload to announce as receivable, in bytes. Default: 6500. quinn reserves
     /// 2,048 times this as its receive buffer (13 MB).
     pub max_packet_bytes: u16,
+}
+
+impl EndpointSettings {
+    /// Checks the settings and builds quinn's form of those that concern it.
+    ///
+    /// # Errors
+    ///
+    /// [`QuicError::Setting`] names the field and the bound.
+    pub fn config(&self) -> Result<EndpointConfig, QuicError> {
+        let mut config = EndpointConfig::default();
+        config
+            .max_udp_payload_size(self.max_packet_bytes)
+            .map_err(|e| QuicError::Setting {
+                field: "max_packet_bytes",
+                reason: e.to_string(),
+            })?;
+        Ok(config)
+    }
 }
 
 impl Default for EndpointSettings {
@@ -82,14 +101,8 @@ fn start(
     filter: Option<Arc<dyn SourceFilter>>,
 ) -> Result<Endpoint, QuicError> {
     let socket = bind(addr, settings)?;
-    let mut config = EndpointConfig::default();
-    config
-        .max_udp_payload_size(settings.max_packet_bytes)
-        .map_err(|e| QuicError::Setting {
-            field: "max_packet_bytes",
-            reason: e.to_string(),
-        })?;
-    let runtime = Arc::new(TokioRuntime);
+    let config = settings.config()?;
+    let runtime = Arc::new(GroupRuntime);
     let mut socket = runtime
         .wrap_udp_socket(socket)
         .map_err(QuicError::Endpoint)?;

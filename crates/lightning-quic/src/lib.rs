@@ -6,7 +6,10 @@
 //!
 //! - [`Endpoint building`](endpoint): [`bind`], [`new_endpoint`], [`new_filtered_endpoint`];
 //! - [`close()`]: ends a connection so that the peer learns of it, whatever is in flight;
+//! - [`TaskGroup`]: one tokio task for all that a connection does;
 //! - [`TransportSettings`]: windows, packet size, timeouts, each default with its reason;
+//! - [`TransportOptions`]: those of them that an application may choose;
+//! - [`InOrder`]: reads large streams however many gaps they have;
 //! - [`tls`]: self-signed certificates, configurations that accept any certificate or one pinned.
 //!
 //! ```no_run
@@ -28,14 +31,23 @@
 //! ```
 
 pub mod close;
+pub mod congestion;
 pub mod endpoint;
 pub mod error;
 pub mod filter;
+pub mod group;
+pub mod options;
+pub mod reassembly;
+mod runtime;
 pub mod tls;
 pub mod transport;
 
 pub use close::close;
+pub use congestion::Congestion;
 pub use endpoint::{EndpointSettings, bind, new_endpoint, new_filtered_endpoint};
 pub use error::QuicError;
 pub use filter::SourceFilter;
-pub use transport::{Congestion, TransportSettings};
+pub use group::{TaskGroup, accept, connect};
+pub use options::TransportOptions;
+pub use reassembly::{InOrder, Reassembly, StreamReadError};
+pub use transport::TransportSettings;

@@ -31,7 +31,7 @@ pub(super) struct Core {
     registry: Mutex<Registry>,
     /// Read by every request without a lock; replaced when the registry changes.
     routes: ArcSwap<Routes>,
-    dials: Mutex<HashMap<PeerAddr, SharedDial>>,
+    dials: Mutex<HashMap<PeerAddr, Dial>>,
 }
 
 /// What it takes to make a connection.
@@ -42,14 +42,32 @@ pub(super) struct Dialer {
     pub(super) identity: Identity,
 }
 
-/// A dial in progress; everybody who wants the address waits for the same one.
-type SharedDial = Shared<BoxFuture<'static, Result<Arc<Dialed>, Failure>>>;
+/// A dial in progress.
+struct Dial {
+    done: SharedDial,
+    wanted: Wanted,
+}
+
+/// Whom a dial will authenticate: everybody who asks before there is a connection. `None` then.
+#[derive(Clone)]
+struct Wanted(Arc<Mutex<Option<Vec<QuicAxonInfo>>>>);
+
+/// The end of a dial; everybody who wants the address waits for the same one.
+type SharedDial = Shared<BoxFuture<'static, Result<Arc<Dialed>, Undialled>>>;
 
 /// A connection with at least one authenticated hotkey.
 struct Dialed {
     link: Arc<Link>,
     /// The hotkeys that could not be authenticated on it.
     failures: Vec<(String, Failure)>,
+}
+
+/// Why a dial brought no connection.
+#[derive(Clone)]
+struct Undialled {
+    failure: Failure,
+    /// What became of each hotkey, where the address was reached and none could be authenticated.
+    failures: Arc<[(String, Failure)]>,
 }
 
 /// What there is at an address.
@@ -95,8 +113,69 @@ impl Core {
         (same_address && route.link.is_alive()).then(|| route.link.clone())
     }
 
-    fn dials(&self) -> MutexGuard<'_, HashMap<PeerAddr, SharedDial>> {
+    /// Returns how often the last attempts to connect to this miner have failed.
+    pub(super) fn failed_attempts(&self, axon: &QuicAxonInfo) -> u32 {
+        let addr = axon.addr_key();
+        let registry = self.registry();
+        registry
+            .failed_attempts(addr.as_ref())
+            .max(registry.failed_attempts(&join_key(&axon.hotkey, &addr)))
+    }
+
+    /// Tells which phase somebody who waits for a connection to this miner is in.
+    pub(super) fn connecting_phase(&self, axon: &QuicAxonInfo) -> Phase {
+        let addr = axon.addr_key();
+        let dials = self.dials();
+        let connected = match dials.get(&addr) {
+            Some(dial) => dial.wanted.lock().is_none(),
+            // It waits for its turn to be authenticated on a connection that others made.
+            None => self
+                .registry()
+                .link(&addr)
+                .is_some_and(|link| link.is_alive()),
+        };
+        if connected {
+            Phase::Handshake
+        } else {
+            Phase::Dial
+        }
+    }
+
+    fn dials(&self) -> MutexGuard<'_, HashMap<PeerAddr, Dial>> {
         self.dials.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Wanted {
+    /// Adds a miner, unless it is too late for that.
+    fn add(&self, axon: &QuicAxonInfo) {
+        if let Some(wanted) = &mut *self.lock()
+            && !wanted.contains(axon)
+        {
+            wanted.push(axon.clone());
+        }
+    }
+
+    fn first(&self) -> Option<QuicAxonInfo> {
+        self.lock().as_ref()?.first().cloned()
+    }
+
+    /// Takes all miners, for there is a connection now.
+    fn take(&self) -> Vec<QuicAxonInfo> {
+        self.lock().take().unwrap_or_default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Vec<QuicAxonInfo>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl From<Failure> for Undialled {
+    fn from(failure: Failure) -> Self {
+        Self {
+            failure,
+            failures: Arc::new([]),
+        }
     }
 }
 
@@ -110,19 +189,26 @@ impl Dialer {
         if let Some(link) = self.core.live_link(axon) {
             return Ok(link);
         }
-        match self.find_or_dial(axon)? {
-            Found::Connected(link) => self.join(&link, axon).await,
-            Found::Dialling(dial) => {
-                let dialed = dial.await?;
-                match dialed
-                    .failures
-                    .iter()
-                    .find(|(hotkey, _)| *hotkey == axon.hotkey)
-                {
-                    Some((_, failure)) => Err(failure.clone()),
-                    // The dial may have been made for others at the same address.
-                    None => self.join(&dialed.link, axon).await,
-                }
+        let mut again = true;
+        loop {
+            let dial = match self.find_or_dial(axon)? {
+                Found::Connected(link) => return self.join(&link, axon).await,
+                Found::Dialling(dial) => dial,
+            };
+            let result = dial.await;
+            let failures = match &result {
+                Ok(dialed) => &dialed.failures[..],
+                Err(undialled) => &undialled.failures[..],
+            };
+            if let Some((_, failure)) = failures.iter().find(|(h, _)| *h == axon.hotkey) {
+                return Err(failure.clone());
+            }
+            match result {
+                // Whoever comes late to a dial is not part of it.
+                Ok(dialed) => return self.join(&dialed.link, axon).await,
+                // What others at the same address failed of says nothing of this hotkey.
+                Err(undialled) if again && !undialled.failures.is_empty() => again = false,
+                Err(undialled) => return Err(undialled.failure),
             }
         }
     }
@@ -131,18 +217,26 @@ impl Dialer {
     fn find_or_dial(&self, axon: &QuicAxonInfo) -> Result<Found, Failure> {
         let addr = axon.addr_key();
         let mut dials = self.core.dials();
-        if let Some(dial) = dials.get(&addr) {
-            return Ok(Found::Dialling(dial.clone()));
-        }
         let mut registry = self.core.registry();
-        if let Some(link) = registry.link(&addr).filter(|link| link.is_alive()) {
+        if !dials.contains_key(&addr)
+            && let Some(link) = registry.link(&addr).filter(|link| link.is_alive())
+        {
             return Ok(Found::Connected(link.clone()));
         }
         let config = &self.core.config;
+        let now = Instant::now();
+        let fail = |kind| Failure::new(Phase::Dial, kind);
         registry
-            .may_try(addr.as_ref(), Instant::now(), config)
+            .may_try(&join_key(&axon.hotkey, &addr), now, config)
+            .map_err(fail)?;
+        if let Some(dial) = dials.get(&addr) {
+            dial.wanted.add(axon);
+            return Ok(Found::Dialling(dial.done.clone()));
+        }
+        registry
+            .may_try(addr.as_ref(), now, config)
             .and_then(|()| registry.check_room(&addr, config.max_connections))
-            .map_err(|kind| Failure::new(Phase::Dial, kind))?;
+            .map_err(fail)?;
         let mut wanted = registry.miners_at(&addr);
         drop(registry);
         wanted.retain(|m| m.hotkey != axon.hotkey);
@@ -163,7 +257,7 @@ impl Dialer {
             return Ok(link.clone());
         }
         let config = &self.core.config;
-        let key = join_key(axon);
+        let key = join_key(&axon.hotkey, &link.addr);
         self.core
             .registry()
             .may_try(&key, Instant::now(), config)
@@ -249,7 +343,7 @@ impl Dialer {
                 let dial = {
                     let mut dials = self.core.dials();
                     match dials.get(&addr) {
-                        Some(dial) => dial.clone(),
+                        Some(dial) => dial.done.clone(),
                         None => self.begin_dial(
                             &mut dials,
                             addr.clone(),
@@ -281,71 +375,81 @@ impl Dialer {
     /// Starts the one dial to an address.
     fn begin_dial(
         &self,
-        dials: &mut HashMap<PeerAddr, SharedDial>,
+        dials: &mut HashMap<PeerAddr, Dial>,
         addr: PeerAddr,
         wanted: Vec<QuicAxonInfo>,
         backoff: Backoff,
     ) -> SharedDial {
         let dialer = self.clone();
         let key = addr.clone();
+        let wanted = Wanted(Arc::new(Mutex::new(Some(wanted))));
+        let whom = wanted.clone();
         // A task of its own: no caller who gives up ends it for the others.
         let task = tokio::spawn(async move {
-            let result = dialer.dial(&key, wanted, backoff).await;
+            let result = dialer.dial(&key, whom, backoff).await;
             dialer.core.dials().remove(&key);
             result
         });
         let core = self.core.clone();
         let key = addr.clone();
-        let dial = async move {
+        let done = async move {
             task.await.unwrap_or_else(|e| {
                 core.dials().remove(&key);
                 let kind = CallErrorKind::Unexpected(format!("the dial panicked: {e}"));
-                Err(Failure::new(Phase::Dial, kind))
+                Err(Failure::new(Phase::Dial, kind).into())
             })
         }
         .boxed()
         .shared();
-        dials.insert(addr, dial.clone());
-        dial
+        let dial = Dial {
+            done: done.clone(),
+            wanted,
+        };
+        dials.insert(addr, dial);
+        done
     }
 
     async fn dial(
         &self,
         addr: &PeerAddr,
-        wanted: Vec<QuicAxonInfo>,
+        wanted: Wanted,
         backoff: Backoff,
-    ) -> Result<Arc<Dialed>, Failure> {
+    ) -> Result<Arc<Dialed>, Undialled> {
         let result = self.try_dial(addr, wanted).await;
-        if let Err(failure) = &result {
+        if let Err(Undialled { failure, failures }) = &result {
             let retry_in = (backoff == Backoff::Count).then(|| {
-                self.core
-                    .registry()
-                    .failed(addr.as_ref(), Instant::now(), &self.core.config)
+                let (now, config) = (Instant::now(), &self.core.config);
+                let mut registry = self.core.registry();
+                // An address that was reached may be good for other hotkeys.
+                let keys = failures.iter().map(|(hotkey, _)| join_key(hotkey, addr));
+                keys.map(|key| registry.failed(&key, now, config))
+                    .max()
+                    .unwrap_or_else(|| registry.failed(addr.as_ref(), now, config))
             });
             tracing::warn!(%addr, phase = %failure.phase, error = %failure.kind, ?retry_in, "cannot connect");
         }
         result
     }
 
-    async fn try_dial(
-        &self,
-        addr: &PeerAddr,
-        wanted: Vec<QuicAxonInfo>,
-    ) -> Result<Arc<Dialed>, Failure> {
+    async fn try_dial(&self, addr: &PeerAddr, wanted: Wanted) -> Result<Arc<Dialed>, Undialled> {
         let config = &self.core.config;
         let Some(first) = wanted.first() else {
-            return Err(Failure::new(Phase::Dial, CallErrorKind::NotAuthenticated));
+            return Err(Failure::new(Phase::Dial, CallErrorKind::NotAuthenticated).into());
         };
-        let link = Arc::new(Link::dial(&self.endpoint, first, config.connect_timeout).await?);
-        let (authenticated, mut failures) = self.authenticate(&link, wanted).await;
+        let link = Arc::new(Link::dial(&self.endpoint, &first, config.connect_timeout).await?);
+        let (authenticated, failures) = self.authenticate(&link, wanted.take()).await;
         if authenticated.is_empty() {
             link.close(CloseReason::NoAuthenticatedHotkeys);
-            return Err(match failures.pop() {
-                Some((_, failure)) => failure,
+            let failure = match failures.first() {
+                Some((_, failure)) => failure.clone(),
                 None => Failure::new(Phase::Handshake, CallErrorKind::NotAuthenticated),
+            };
+            return Err(Undialled {
+                failure,
+                failures: failures.into(),
             });
         }
-        let moved = self.core.update(|registry| {
+        let moved: Result<_, Failure> = self.core.update(|registry| {
             let replaced = registry
                 .set_link(link.clone(), config.max_connections)
                 .map_err(|kind| Failure::new(Phase::Dial, kind))?;
@@ -374,7 +478,7 @@ impl Dialer {
             }
             Err(failure) => {
                 link.close(CloseReason::Done);
-                return Err(failure);
+                return Err(failure.into());
             }
         }
         tracing::info!(%addr, version = ?link.version, "connected");

@@ -14,6 +14,8 @@ use btlightning_proto::{
     lane::{self, Batch, INITIAL_CREDIT, RecordBuffer, ServerRecord, take_server_record},
     message::{self, Response},
 };
+use futures::FutureExt;
+use lightning_quic::TaskGroup;
 use quinn::{Connection, RecvStream};
 use slab::Slab;
 use tokio::{
@@ -52,14 +54,15 @@ struct State {
 }
 
 type WaitKey = (Reverse<u8>, u64);
+type AnswerSender = oneshot::Sender<Answer>;
 type Answer = Result<Result<Payload, String>, Failure>;
 
 #[derive(Debug)]
 enum Slot {
     /// In line for credit.
-    Waiting(WaitKey, oneshot::Sender<Answer>),
+    Waiting(WaitKey, AnswerSender),
     /// Sent.
-    Sent(oneshot::Sender<Answer>),
+    Sent(AnswerSender),
     /// Sent, and given up by its caller. The id is free when the server has answered.
     Abandoned,
 }
@@ -77,6 +80,7 @@ impl Lane {
     /// Opens a lane on an authenticated connection.
     pub(super) async fn open(
         connection: &Connection,
+        group: &TaskGroup,
         max_payload: usize,
     ) -> Result<Arc<Self>, CallErrorKind> {
         let (send, recv) = connection.open_bi().await.map_err(CallErrorKind::Lost)?;
@@ -94,7 +98,10 @@ impl Lane {
             }),
             wake: Notify::new(),
         });
-        tokio::spawn(lane.clone().run(connection.clone(), send, recv));
+        group.spawn(
+            lane.clone()
+                .run(connection.clone(), group.clone(), send, recv),
+        );
         tokio::spawn(
             lane.clone()
                 .accept_large_answers(connection.clone(), max_payload),
@@ -168,7 +175,7 @@ impl Lane {
         data: &Payload,
         priority: u8,
         timeout_ms: u64,
-        sender: oneshot::Sender<Answer>,
+        sender: AnswerSender,
     ) -> Result<usize, Failure> {
         let mut state = self.lock();
         if let Some(reason) = &state.ended {
@@ -233,18 +240,23 @@ impl Lane {
     async fn run(
         self: Arc<Self>,
         connection: Connection,
+        group: TaskGroup,
         mut send: FrameWriter,
         mut recv: RecvStream,
     ) {
         let mut buffer = RecordBuffer::default();
         let mut answers = Vec::new();
         let reason = loop {
-            let result = self.take_records(&mut buffer, &mut answers);
-            for (sender, answer) in answers.drain(..) {
-                let sender: oneshot::Sender<Answer> = sender;
-                // A caller who gave up meanwhile.
-                let _ = sender.send(answer);
+            let mut result = self.take_records(&mut buffer, &mut answers);
+            // Whatever else is here already belongs to the same delivery.
+            while result.is_ok()
+                && answers.len() < MAX_DELIVERY
+                && let Some(Ok(Some(chunk))) = recv.read_chunk(usize::MAX, true).now_or_never()
+            {
+                buffer.push(chunk.bytes);
+                result = self.take_records(&mut buffer, &mut answers);
             }
+            deliver(&group, &mut answers);
             if let Err(error) = result {
                 tracing::warn!(%error, "the server broke the lane's rules, closing the connection");
                 // Answers could be taken for those of other requests.
@@ -285,7 +297,7 @@ impl Lane {
     fn take_records(
         &self,
         buffer: &mut RecordBuffer,
-        answers: &mut Vec<(oneshot::Sender<Answer>, Answer)>,
+        answers: &mut Vec<(AnswerSender, Answer)>,
     ) -> Result<(), ProtoError> {
         let Some(first) = buffer.next(take_server_record)? else {
             return Ok(());
@@ -375,9 +387,21 @@ impl Lane {
     }
 }
 
+/// Hands answers to those who wait for them.
+fn deliver(group: &TaskGroup, answers: &mut Vec<(AnswerSender, Answer)>) {
+    if answers.len() > 1 {
+        // Their callers may have more to ask: one batch instead of many.
+        group.linger();
+    }
+    for (sender, answer) in answers.drain(..) {
+        // A caller may have given up meanwhile.
+        let _ = sender.send(answer);
+    }
+}
+
 impl State {
     /// Takes back the credit of an answered request and returns who waits for it, if anybody does.
-    fn close(&mut self, id: u64) -> Result<Option<oneshot::Sender<Answer>>, ProtoError> {
+    fn close(&mut self, id: u64) -> Result<Option<AnswerSender>, ProtoError> {
         const UNKNOWN: ProtoError = ProtoError::Field {
             field: "id",
             expected: "the id of an open request",
@@ -420,7 +444,7 @@ impl State {
     }
 
     /// Takes all requests out of the line; the server has not seen them.
-    fn fail_waiting(&mut self, reason: &CallErrorKind) -> Vec<(oneshot::Sender<Answer>, Answer)> {
+    fn fail_waiting(&mut self, reason: &CallErrorKind) -> Vec<(AnswerSender, Answer)> {
         let mut failed = Vec::new();
         for waiting in std::mem::take(&mut self.waiting).into_values() {
             if let Some(Slot::Waiting(_, sender)) = self.open.try_remove(waiting.id) {
@@ -449,3 +473,6 @@ impl Drop for AbandonOnDrop<'_> {
         }
     }
 }
+
+/// Answers taken before their callers are woken.
+const MAX_DELIVERY: usize = 256;

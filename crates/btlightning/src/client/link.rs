@@ -20,6 +20,7 @@ use btlightning_proto::{
     message::{self, EncodedFrame, Response},
     nonce::Nonce,
 };
+use lightning_quic::TaskGroup;
 use quinn::{Connection, Endpoint, RecvStream};
 use tokio::time::Instant;
 
@@ -44,6 +45,7 @@ pub(super) struct Identity {
 pub(super) struct Link {
     pub(super) addr: PeerAddr,
     pub(super) connection: Connection,
+    group: TaskGroup,
     pub(super) version: Version,
     fingerprint: Fingerprint,
     authenticated: Mutex<HashSet<String>>,
@@ -106,8 +108,7 @@ impl Link {
             .parse()
             .map_err(|_| fail(CallErrorKind::InvalidAddress(addr.to_string())))?;
         let name = axon.ip.trim_start_matches('[').trim_end_matches(']');
-        let connecting = endpoint
-            .connect(target, name)
+        let (connecting, group) = lightning_quic::connect(endpoint, target, name)
             .map_err(|e| fail(CallErrorKind::Dial(Arc::new(e))))?;
         let connection = tokio::time::timeout(limit, connecting)
             .await
@@ -135,6 +136,7 @@ impl Link {
             ended: watch_end(&connection),
             suspected: AtomicBool::new(false),
             connection,
+            group,
         })
     }
 
@@ -189,19 +191,48 @@ impl Link {
         options: CallOptions,
         wants: Wants,
     ) -> Result<Outcome, Failure> {
+        if !self.takes_to_lane(synapse_type, data) {
+            let request = encode_request(synapse_type, data, max_payload)
+                .map_err(|e| Failure::new(Phase::Send, CallErrorKind::Encode(e)))?;
+            return self
+                .exchange_alone(request, max_payload, options.timeout, wants)
+                .await;
+        }
         let result = self
-            .try_exchange(synapse_type, data, max_payload, options, wants)
+            .exchange_on_lane(synapse_type, data, max_payload, options)
             .await;
-        if matches!(
-            &result,
-            Err(Failure {
-                kind: CallErrorKind::Timeout { .. },
-                ..
-            })
-        ) {
+        self.suspect_after(&result);
+        result
+    }
+
+    /// Whether a request shares a lane with others.
+    pub(super) fn takes_to_lane(&self, synapse_type: &str, data: &Payload) -> bool {
+        self.version.has_lanes() && lane::fits_record(synapse_type, data)
+    }
+
+    /// Sends a request on a stream of its own and waits for its answer for at most `timeout`.
+    pub(super) async fn exchange_alone(
+        self: &Arc<Self>,
+        request: EncodedFrame,
+        max_payload: usize,
+        timeout: Option<Duration>,
+        wants: Wants,
+    ) -> Result<Outcome, Failure> {
+        let result = self
+            .exchange_on_stream(request, max_payload, timeout, wants)
+            .await;
+        self.suspect_after(&result);
+        result
+    }
+
+    fn suspect_after(self: &Arc<Self>, result: &Result<Outcome, Failure>) {
+        if let Err(Failure {
+            kind: CallErrorKind::Timeout { .. },
+            ..
+        }) = result
+        {
             self.suspect();
         }
-        result
     }
 
     /// Finds out, after a request timed out, whether the peer is there at all.
@@ -211,7 +242,7 @@ impl Link {
     /// nothing for several round trips means that it is gone, and the next request dials anew.
     /// Where nothing could be sent, as on a connection whose streams are all in use, silence means
     /// nothing.
-    fn suspect(self: &Arc<Self>) {
+    pub(super) fn suspect(self: &Arc<Self>) {
         if self.suspected.swap(true, Ordering::Relaxed) {
             return;
         }
@@ -239,30 +270,33 @@ impl Link {
         });
     }
 
-    async fn try_exchange(
+    async fn exchange_on_lane(
         &self,
         synapse_type: &str,
         data: &Payload,
         max_payload: usize,
         options: CallOptions,
+    ) -> Result<Outcome, Failure> {
+        let lane = self
+            .lane(max_payload)
+            .await
+            .map_err(|kind| Failure::new(Phase::Send, kind))?;
+        lane.exchange(synapse_type, data, options.priority, options.timeout)
+            .await
+    }
+
+    async fn exchange_on_stream(
+        &self,
+        request: EncodedFrame,
+        max_payload: usize,
+        timeout: Option<Duration>,
         wants: Wants,
     ) -> Result<Outcome, Failure> {
-        if self.version.has_lanes() && lane::fits_record(synapse_type, data) {
-            let lane = self
-                .lane(max_payload)
-                .await
-                .map_err(|kind| Failure::new(Phase::Send, kind))?;
-            return lane
-                .exchange(synapse_type, data, options.priority, options.timeout)
-                .await;
-        }
-        let request = encode_request(synapse_type, data, max_payload)
-            .map_err(|e| Failure::new(Phase::Send, CallErrorKind::Encode(e)))?;
         let started = Instant::now();
         let (mut send, mut reader) = self.open(request).await?;
         send.finish();
         let read = reader.expect_body(max_payload, |_| wants == Wants::Values);
-        let (kind, payload) = within(options.timeout, "query", read)
+        let (kind, payload) = within(timeout, "query", read)
             .await?
             .map_err(|e| Failure::new(Phase::Wait, e.into()))?;
         let latency = started.elapsed();
@@ -289,7 +323,7 @@ impl Link {
         if let Some(lane) = &*self.lane.load() {
             return Ok(lane.clone());
         }
-        let lane = Lane::open(&self.connection, max_payload).await?;
+        let lane = Lane::open(&self.connection, &self.group, max_payload).await?;
         self.lane.store(Some(lane.clone()));
         Ok(lane)
     }

@@ -1,9 +1,11 @@
 //! The validator's side: connections to miners, kept and renewed, and the requests on them.
 
+mod caller;
 mod config;
 mod core;
 mod lane;
 mod link;
+mod many;
 mod registry;
 mod stats;
 mod streaming;
@@ -16,24 +18,20 @@ use std::{
     time::Duration,
 };
 
-use btlightning_proto::{
-    ALPN_V0, ALPN_V1, Payload, Version,
-    close::CloseReason,
-    message::{self, EncodedFrame},
-};
-use lightning_quic::{EndpointSettings, TransportSettings, new_endpoint, tls};
-use quinn::{Endpoint, RecvStream};
+use btlightning_proto::{ALPN_V0, ALPN_V1, Payload, Version, close::CloseReason, message};
+use lightning_quic::{TransportOptions, new_endpoint, tls};
 use serde::{Serialize, de::DeserializeOwned};
 
-use self::core::{Core, Dialer};
+use self::core::Core;
+use caller::Caller;
 pub use config::{LightningClientConfig, LightningClientConfigBuilder};
-use link::{Failure, Identity, Outcome, Wants};
+use link::{Failure, Outcome, Wants};
+pub use many::{DEFAULT_FAN_OUT, Many, ManyAnswer, ManyOptions};
 pub use stats::{ClientStats, ConnectionStats};
 pub use streaming::{DuplexCall, DuplexReceiver, DuplexSender, StreamingResponse};
 
 use crate::{
     error::{CallError, CallErrorKind, LightningError, Phase, Result},
-    io::{FrameReader, FrameWriter},
     signing::Signer,
     types::{QuicAxonInfo, QuicRequest, QuicResponse},
     util::unix_timestamp_secs,
@@ -45,10 +43,8 @@ use crate::{
 /// connection that died is found by the next request to it and made anew; requests that find it at
 /// the same time share one dial. Dropping the client closes its connections.
 pub struct LightningClient {
-    wallet_hotkey: Arc<str>,
-    signer: Option<Arc<dyn Signer>>,
-    endpoint: Option<Endpoint>,
-    core: Arc<Core>,
+    caller: Caller,
+    transport: TransportOptions,
 }
 
 /// How one call is made.
@@ -108,12 +104,12 @@ impl LightningClient {
 
     /// Returns the validator's hotkey.
     pub fn hotkey(&self) -> &str {
-        &self.wallet_hotkey
+        &self.caller.wallet_hotkey
     }
 
     /// Signs handshakes with this signer.
     pub fn set_signer(&mut self, signer: Box<dyn Signer>) {
-        self.signer = Some(Arc::from(signer));
+        self.caller.signer = Some(Arc::from(signer));
     }
 
     /// Signs handshakes with a hotkey of the Bittensor wallet folder.
@@ -130,15 +126,34 @@ impl LightningClient {
         Ok(())
     }
 
+    /// Chooses packet size, buffers, windows and congestion control of all connections.
+    ///
+    /// # Errors
+    ///
+    /// [`LightningError::Config`] names the option that is out of bounds, or says that the endpoint
+    /// exists already.
+    pub fn set_transport(&mut self, options: TransportOptions) -> Result<()> {
+        if self.caller.endpoint.is_some() {
+            return Err(LightningError::Config(
+                "transport options must be set before the endpoint is created".into(),
+            ));
+        }
+        options
+            .validate()
+            .map_err(|e| LightningError::Config(e.to_string()))?;
+        self.transport = options;
+        Ok(())
+    }
+
     /// Binds the socket, for IPv4 and IPv6. Done by
     /// [`initialize_connections`](Self::initialize_connections) too; a second call does nothing.
     pub async fn create_endpoint(&mut self) -> Result<()> {
-        if self.endpoint.is_some() {
+        if self.caller.endpoint.is_some() {
             return Ok(());
         }
         let config_error = |e: lightning_quic::QuicError| LightningError::Config(e.to_string());
-        let config = &self.core.config;
-        let mut transport = TransportSettings::default();
+        let config = &self.caller.core.config;
+        let mut transport = self.transport.transport();
         transport.idle_timeout = config.idle_timeout;
         transport.keep_alive_interval = Some(config.keep_alive_interval);
         // Miners answer on the client's streams and open none of their own.
@@ -151,10 +166,10 @@ impl LightningClient {
         )
         .map_err(config_error)?;
         let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
-        let mut endpoint = new_endpoint(any, &EndpointSettings::default(), None)
+        let mut endpoint = new_endpoint(any, &self.transport.endpoint(), None)
             .map_err(|e| LightningError::Connection(e.to_string()))?;
         endpoint.set_default_client_config(quic);
-        self.endpoint = Some(endpoint);
+        self.caller.endpoint = Some(endpoint);
         Ok(())
     }
 
@@ -167,7 +182,7 @@ impl LightningClient {
     /// [`LightningError::Signing`] without a signer.
     pub async fn initialize_connections(&mut self, miners: Vec<QuicAxonInfo>) -> Result<()> {
         self.create_endpoint().await?;
-        self.dialer()?.connect_all(miners).await;
+        self.caller.dialer()?.connect_all(miners).await;
         Ok(())
     }
 
@@ -175,7 +190,7 @@ impl LightningClient {
     /// connection with its last hotkey, follows changes of address, authenticates new hotkeys, and
     /// allows another attempt where attempts had failed.
     pub async fn update_miner_registry(&self, miners: Vec<QuicAxonInfo>) -> Result<()> {
-        self.dialer()?.reconcile(miners).await;
+        self.caller.dialer()?.reconcile(miners).await;
         Ok(())
     }
 
@@ -277,6 +292,7 @@ impl LightningClient {
         options: CallOptions,
     ) -> std::result::Result<Reply, CallError> {
         let Outcome { result, latency } = self
+            .caller
             .exchange(axon, synapse_type, data, options, Wants::Payload)
             .await?;
         match result {
@@ -300,10 +316,10 @@ impl LightningClient {
         synapse_type: &str,
         data: &Payload,
     ) -> std::result::Result<StreamingResponse, CallError> {
-        let config = &self.core.config;
+        let config = &self.caller.core.config;
         let frame = link::encode_request(synapse_type, data, config.max_frame_payload_bytes)
             .map_err(|e| Failure::new(Phase::Send, CallErrorKind::Encode(e)).of(axon))?;
-        let (mut send, reader) = self.open(axon, frame, |_| Ok(())).await?;
+        let (mut send, reader) = self.caller.open(axon, frame, |_| Ok(())).await?;
         send.finish();
         Ok(StreamingResponse::new(reader, config, axon.clone()))
     }
@@ -325,7 +341,7 @@ impl LightningClient {
         data: &Payload,
         options: CallOptions,
     ) -> std::result::Result<DuplexCall, CallError> {
-        let max_payload = self.core.config.max_frame_payload_bytes;
+        let max_payload = self.caller.core.config.max_frame_payload_bytes;
         let timeout_ms = options
             .timeout
             .map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX));
@@ -337,7 +353,7 @@ impl LightningClient {
             let supported = version.has_client_streams();
             supported.then_some(()).ok_or(CallErrorKind::Unsupported)
         };
-        let (send, reader) = self.open(axon, frame, streams).await?;
+        let (send, reader) = self.caller.open(axon, frame, streams).await?;
         Ok(DuplexCall::new(
             send,
             reader,
@@ -347,15 +363,28 @@ impl LightningClient {
         ))
     }
 
+    /// Returns the version of the protocol that a miner speaks, connecting to it if need be.
+    ///
+    /// # Errors
+    ///
+    /// As [`call`](Self::call), without the phases after the handshake.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: a connection that is being made goes on for others.
+    pub async fn version(&self, axon: &QuicAxonInfo) -> std::result::Result<Version, CallError> {
+        Ok(self.caller.link_for(axon).await?.version)
+    }
+
     /// Returns the hotkeys that were authenticated and are in the registry, also while their
     /// connection is being renewed.
     pub async fn authenticated_hotkeys(&self) -> HashSet<String> {
-        self.core.registry().hotkeys()
+        self.caller.core.registry().hotkeys()
     }
 
     /// Returns the connections and what QUIC knows of them.
     pub fn stats(&self) -> ClientStats {
-        stats::collect(&self.core)
+        stats::collect(&self.caller.core)
     }
 
     /// Returns `total_connections`, `active_miners` and `connection_{addr}` as text;
@@ -380,10 +409,10 @@ impl LightningClient {
 
     /// Closes all connections and forgets all miners. The client can be used again.
     pub async fn close_all_connections(&self) -> Result<()> {
-        for link in self.core.update(registry::Registry::clear) {
+        for link in self.caller.core.update(registry::Registry::clear) {
             link.close(CloseReason::ClientShutdown);
         }
-        if let Some(endpoint) = &self.endpoint {
+        if let Some(endpoint) = &self.caller.endpoint {
             // Lets the close packets out; a peer that is gone must not hold us up.
             let _ = tokio::time::timeout(CLOSE_LINGER, endpoint.wait_idle()).await;
         }
@@ -399,22 +428,26 @@ impl LightningClient {
         let failed =
             |e: &dyn fmt::Display| LightningError::Connection(format!("cannot rebind: {e}"));
         let endpoint = self
+            .caller
             .endpoint
             .as_ref()
             .ok_or_else(|| failed(&CallErrorKind::NotInitialized))?;
         let family = endpoint.local_addr().map_err(|e| failed(&e))?;
         let any = SocketAddr::new(family.ip(), 0);
         let socket =
-            lightning_quic::bind(any, &EndpointSettings::default()).map_err(|e| failed(&e))?;
+            lightning_quic::bind(any, &self.transport.endpoint()).map_err(|e| failed(&e))?;
         endpoint.rebind(socket).map_err(|e| failed(&e))
     }
 
     fn from_valid(wallet_hotkey: String, config: LightningClientConfig) -> Self {
         Self {
-            wallet_hotkey: wallet_hotkey.into(),
-            signer: None,
-            endpoint: None,
-            core: Core::new(config),
+            caller: Caller {
+                wallet_hotkey: wallet_hotkey.into(),
+                signer: None,
+                endpoint: None,
+                core: Core::new(config),
+            },
+            transport: TransportOptions::default(),
         }
     }
 
@@ -430,6 +463,7 @@ impl LightningClient {
             ..CallOptions::default()
         };
         let Outcome { result, latency } = self
+            .caller
             .exchange(&axon, &request.synapse_type, &data, options, Wants::Values)
             .await
             .map_err(in_old_words)?;
@@ -444,117 +478,12 @@ impl LightningClient {
             error,
         })
     }
-
-    async fn exchange(
-        &self,
-        axon: &QuicAxonInfo,
-        synapse_type: &str,
-        data: &Payload,
-        options: CallOptions,
-        wants: Wants,
-    ) -> std::result::Result<Outcome, CallError> {
-        let max_payload = self.core.config.max_frame_payload_bytes;
-        let link = self.link_for(axon).await?;
-        match link
-            .exchange(synapse_type, data, max_payload, options, wants)
-            .await
-        {
-            Ok(outcome) => Ok(outcome),
-            Err(failure) => {
-                let link = self.link_after(axon, &link, failure).await?;
-                let again = link
-                    .exchange(synapse_type, data, max_payload, options, wants)
-                    .await;
-                again.map_err(|f| f.of(axon))
-            }
-        }
-    }
-
-    /// Opens a stream to a miner whose protocol passes `check`, and sends the first frame on it.
-    async fn open(
-        &self,
-        axon: &QuicAxonInfo,
-        frame: EncodedFrame,
-        check: impl Fn(Version) -> std::result::Result<(), CallErrorKind>,
-    ) -> std::result::Result<(FrameWriter, FrameReader<RecvStream>), CallError> {
-        let check = |link: &link::Link| {
-            check(link.version).map_err(|kind| Failure::new(Phase::Send, kind).of(axon))
-        };
-        let link = self.link_for(axon).await?;
-        check(&link)?;
-        match link.open(frame.clone()).await {
-            Ok(stream) => Ok(stream),
-            Err(failure) => {
-                let link = self.link_after(axon, &link, failure).await?;
-                check(&link)?;
-                link.open(frame).await.map_err(|f| f.of(axon))
-            }
-        }
-    }
-
-    /// Returns another connection to a miner when this one turned out to be lost before the request
-    /// was sent, and the failure otherwise.
-    async fn link_after(
-        &self,
-        axon: &QuicAxonInfo,
-        link: &link::Link,
-        failure: Failure,
-    ) -> std::result::Result<Arc<link::Link>, CallError> {
-        match failure {
-            Failure {
-                phase: Phase::Send,
-                kind: CallErrorKind::Lost(_),
-            } => {
-                link.note_end();
-                self.link_for(axon).await
-            }
-            other => Err(other.of(axon)),
-        }
-    }
-
-    async fn link_for(
-        &self,
-        axon: &QuicAxonInfo,
-    ) -> std::result::Result<Arc<link::Link>, CallError> {
-        if let Some(link) = self.core.live_link(axon) {
-            return Ok(link);
-        }
-        let failed = |kind| Failure::new(Phase::Dial, kind).of(axon);
-        if self.endpoint.is_none() {
-            return Err(failed(CallErrorKind::NotInitialized));
-        }
-        let dialer = self.dialer().map_err(|e| match e {
-            LightningError::Signing(text) => failed(CallErrorKind::Signing(text)),
-            other => failed(CallErrorKind::Config(other.to_string())),
-        })?;
-        dialer.link_for(axon).await.map_err(|f| f.of(axon))
-    }
-
-    fn dialer(&self) -> Result<Dialer> {
-        let endpoint = self
-            .endpoint
-            .clone()
-            .ok_or_else(|| LightningError::Connection(CallErrorKind::NotInitialized.to_string()))?;
-        let signer = self
-            .signer
-            .clone()
-            .ok_or_else(|| LightningError::Signing("No signer configured".into()))?;
-        let identity = Identity {
-            hotkey: self.wallet_hotkey.clone(),
-            signer,
-        };
-        Ok(Dialer {
-            core: self.core.clone(),
-            endpoint,
-            identity,
-        })
-    }
 }
 
 impl Drop for LightningClient {
     fn drop(&mut self) {
         // The tasks that read from the connections would keep them open.
-        for link in self.core.update(registry::Registry::clear) {
+        for link in self.caller.core.update(registry::Registry::retire) {
             link.close(CloseReason::ClientShutdown);
         }
     }
@@ -563,8 +492,8 @@ impl Drop for LightningClient {
 impl fmt::Debug for LightningClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LightningClient")
-            .field("hotkey", &self.wallet_hotkey)
-            .field("config", &self.core.config)
+            .field("hotkey", &self.caller.wallet_hotkey)
+            .field("config", &self.caller.core.config)
             .finish_non_exhaustive()
     }
 }

@@ -22,6 +22,8 @@ pub(super) struct Registry {
     links: HashMap<PeerAddr, Arc<Link>>,
     /// Failed attempts, by address or by [`join_key`].
     attempts: HashMap<String, Attempts>,
+    /// Whether the client is gone, so that a dial that outlived it must not leave a connection.
+    retired: bool,
 }
 
 /// Failed attempts to reach an address, or to authenticate a hotkey at one that was reached.
@@ -109,6 +111,9 @@ impl Registry {
         addr: &PeerAddr,
         max_connections: usize,
     ) -> Result<(), CallErrorKind> {
+        if self.retired {
+            return Err(CallErrorKind::Config("the client was dropped".into()));
+        }
         if self.links.contains_key(addr) || self.links.len() < max_connections {
             return Ok(());
         }
@@ -133,7 +138,8 @@ impl Registry {
         } else {
             None
         };
-        self.attempts.remove(&join_key(&axon));
+        self.attempts
+            .remove(&join_key(&axon.hotkey, &axon.addr_key()));
         self.add_miner(axon);
         left
     }
@@ -164,6 +170,11 @@ impl Registry {
     /// Forgets failed attempts, so that the next one may be made at once.
     pub(super) fn reset_attempts(&mut self) {
         self.attempts.clear();
+    }
+
+    /// Returns how often the last attempts at `key` have failed.
+    pub(super) fn failed_attempts(&self, key: &str) -> u32 {
+        self.attempts.get(key).map_or(0, |a| a.failed)
     }
 
     /// Whether an attempt at `key` may be made now.
@@ -218,6 +229,12 @@ impl Registry {
         pause
     }
 
+    /// Empties the registry for good and returns its connections.
+    pub(super) fn retire(&mut self) -> Vec<Arc<Link>> {
+        self.retired = true;
+        self.clear()
+    }
+
     /// Empties the registry and returns its connections.
     pub(super) fn clear(&mut self) -> Vec<Arc<Link>> {
         self.miners.clear();
@@ -227,8 +244,8 @@ impl Registry {
 }
 
 /// Names the attempts to authenticate a hotkey at an address that was reached.
-pub(super) fn join_key(axon: &QuicAxonInfo) -> String {
-    format!("{}@{}", axon.hotkey, axon.addr_key())
+pub(super) fn join_key(hotkey: &str, addr: &PeerAddr) -> String {
+    format!("{hotkey}@{addr}")
 }
 
 /// Addresses whose failed attempts are remembered. Far beyond any subnet; it bounds what a caller

@@ -77,8 +77,8 @@ fn consider(shared: &Arc<Shared>, incoming: Incoming) {
 async fn establish(shared: Arc<Shared>, incoming: Incoming, place: Place) {
     let limit = Duration::from_secs(shared.config.handshake_timeout_secs);
     let deadline = tokio::time::Instant::now() + limit;
-    let connecting = match incoming.accept() {
-        Ok(connecting) => connecting,
+    let (connecting, group) = match lightning_quic::accept(incoming) {
+        Ok(begun) => begun,
         Err(error) => {
             tracing::debug!(%error, "connection attempt failed");
             return;
@@ -98,6 +98,7 @@ async fn establish(shared: Arc<Shared>, incoming: Incoming, place: Place) {
     let alpn = lightning_quic::tls::negotiated_alpn(&connection);
     let session = Arc::new(Session::new(
         connection,
+        group,
         Version::from_alpn(alpn.as_deref()),
     ));
     tracing::debug!(peer = %session.remote_addr(), version = ?session.version, "connected");

@@ -2,10 +2,11 @@
 
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
+use btlightning_proto::Version;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::session::Caller;
+use super::session::{Caller, Session};
 
 /// Who asks, for what, and until when. Clones share one state.
 #[derive(Clone)]
@@ -16,6 +17,7 @@ pub struct RequestContext {
 struct Inner {
     caller: Arc<Caller>,
     connection: quinn::Connection,
+    version: Version,
     synapse_type: Box<str>,
     deadline: Instant,
     cancelled: CancellationToken,
@@ -24,14 +26,15 @@ struct Inner {
 impl RequestContext {
     pub(super) fn new(
         caller: Arc<Caller>,
-        connection: quinn::Connection,
+        session: &Session,
         synapse_type: &str,
         deadline: Instant,
     ) -> Self {
         Self {
             inner: Arc::new(Inner {
                 caller,
-                connection,
+                connection: session.connection.clone(),
+                version: session.version,
                 synapse_type: synapse_type.into(),
                 deadline,
                 cancelled: CancellationToken::new(),
@@ -52,6 +55,11 @@ impl RequestContext {
     /// Returns where the caller's packets come from at this moment; it may move.
     pub fn remote_addr(&self) -> SocketAddr {
         super::session::canonical(self.inner.connection.remote_address())
+    }
+
+    /// Returns the version of the protocol that the caller speaks.
+    pub fn version(&self) -> Version {
+        self.inner.version
     }
 
     /// Returns the type the request was sent for.

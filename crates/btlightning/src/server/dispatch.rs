@@ -57,18 +57,22 @@ pub(super) async fn serve_stream(
     if let (Ok((MessageType::LaneOpen, payload)), Some(caller)) = (&frame, &caller)
         && session.version.has_lanes()
         && message::decode_lane_open(&payload.clone().into_whole()).is_ok()
-        && let Some(_place) = session.enter_lane()
+        && let Some(place) = session.enter_lane()
     {
         let (recv, received) = reader.into_parts();
-        lane::serve(
+        let serve = lane::serve(
             shared,
             session.clone(),
             caller.clone(),
             send,
             recv,
             received,
-        )
-        .await;
+        );
+        let group = session.group.clone();
+        group.spawn(async move {
+            let _place = place;
+            serve.await;
+        });
         return;
     }
     let mut send = FrameWriter::new(send, code::REFUSED);
@@ -215,7 +219,7 @@ impl Call {
                 let inner = context.clone();
                 let data = request.into_data();
                 let work = pool::spawn(self.shared.runtime(), move || {
-                    handler.handle_payload(inner.synapse_type(), data)
+                    handler.handle_request(&inner, data)
                 })
                 .map(|done| {
                     done.unwrap_or_else(|_| Err(LightningError::handler("handler panicked")))
@@ -366,7 +370,7 @@ impl Call {
         }
         RequestContext::new(
             self.caller.clone(),
-            self.session.connection.clone(),
+            &self.session,
             request.synapse_type(),
             Instant::now() + time,
         )

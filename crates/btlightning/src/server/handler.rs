@@ -2,7 +2,7 @@
 //!
 //! | trait | runs | knows its caller | values |
 //! |---|---|---|---|
-//! | [`SynapseHandler`] | on a thread that may block | no | dynamic |
+//! | [`SynapseHandler`] | on a thread that may block | in [`handle_request`](SynapseHandler::handle_request) | dynamic |
 //! | [`AsyncSynapseHandler`] | on an async worker | no | dynamic |
 //! | [`StreamingSynapseHandler`] | on an async worker | no | dynamic in, chunks out |
 //! | [`RequestHandler`] | on an async worker | yes | [`Payload`] |
@@ -32,12 +32,18 @@ pub trait SynapseHandler: Send + Sync {
         data: HashMap<String, rmpv::Value>,
     ) -> Result<HashMap<String, rmpv::Value>>;
 
-    /// Answers a request that is still encoded.
-    ///
-    /// The server calls this one. Override it to spare the map of dynamic values.
+    /// Answers a request that is still encoded. Override it to spare the map of dynamic values.
     fn handle_payload(&self, synapse_type: &str, data: Payload) -> Result<Payload> {
         let data = data.into_values()?;
         Ok(Payload::from_values(self.handle(synapse_type, data)?)?)
+    }
+
+    /// Answers a request that is still encoded, and knows who asks.
+    ///
+    /// The server calls this one. Override it for a blocking handler that needs to know its
+    /// caller, its deadline, or whether anybody still waits.
+    fn handle_request(&self, context: &RequestContext, data: Payload) -> Result<Payload> {
+        self.handle_payload(context.synapse_type(), data)
     }
 
     /// Whether the data of a request becomes a map of dynamic values.

@@ -106,7 +106,7 @@ async fn accept(
     .await?;
 
     let caller = Caller::new(&request.validator_hotkey, connection_id);
-    admit(shared, session, caller)?;
+    admit(shared, session, caller, hooks.transport.receive_window)?;
     if let Some(observer) = hooks.observer {
         let ip = session.remote_addr().ip();
         tokio::spawn(async move {
@@ -147,7 +147,12 @@ async fn sign(
 }
 
 /// Opens the connection up for requests of `caller`.
-fn admit(shared: &Arc<Shared>, session: &Arc<Session>, caller: Arc<Caller>) -> Result<(), Refusal> {
+fn admit(
+    shared: &Arc<Shared>,
+    session: &Arc<Session>,
+    caller: Arc<Caller>,
+    receive_window: u32,
+) -> Result<(), Refusal> {
     let previous = shared.register(caller.clone(), session)?;
     if let Some(previous) = previous {
         tracing::warn!(
@@ -166,7 +171,7 @@ fn admit(shared: &Arc<Shared>, session: &Arc<Session>, caller: Arc<Caller>) -> R
         .set_max_concurrent_bi_streams(VarInt::from_u32(shared.config.max_concurrent_bidi_streams));
     session
         .connection
-        .set_receive_window(VarInt::from_u32(super::full_receive_window()));
+        .set_receive_window(VarInt::from_u32(receive_window));
     shared.counters.handshakes.add_one();
     tracing::info!(
         hotkey = %caller.hotkey,

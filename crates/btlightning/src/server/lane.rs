@@ -239,15 +239,16 @@ impl Lane {
                 self.shared.counters.requests.add_one();
                 let context = self.context(&request);
                 let token = context.token().clone();
-                self.open(id, token, limit);
+                self.open(id, token.clone(), limit);
                 let lane = self.clone();
                 pool::run(self.shared.runtime(), move || {
+                    let _over = token.drop_guard();
                     if context.is_cancelled() {
                         // Given up, or late, before there was a thread for it.
                         return;
                     }
                     let result = std::panic::catch_unwind(AssertUnwindSafe(|| {
-                        handler.handle_payload(context.synapse_type(), request.data)
+                        handler.handle_request(&context, request.data)
                     }));
                     let verdict = dispatch::judge(&lane.shared.counters, &lane.caller, result);
                     lane.answer(id, verdict);
@@ -289,12 +290,15 @@ impl Lane {
         limit: Limit,
         token: Option<CancellationToken>,
     ) {
+        // A stopping server waits for a handler that has begun, before it is one of the open ones.
+        let running = self.shared.requests.token();
         if let Some(verdict) = work.as_mut().now_or_never() {
             self.put(&mut self.lock(), id, verdict);
             return;
         }
         let token = token.unwrap_or_default();
         self.open(id, token.clone(), limit);
+        drop(running);
         let lane = self.clone();
         tokio::spawn(async move {
             tokio::select! {
@@ -343,7 +347,7 @@ impl Lane {
     fn context(&self, request: &LaneRequest) -> RequestContext {
         RequestContext::new(
             self.caller.clone(),
-            self.session.connection.clone(),
+            &self.session,
             request.synapse_type(),
             Instant::now() + self.limit(request).0,
         )

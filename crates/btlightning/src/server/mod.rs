@@ -32,9 +32,7 @@ use std::{
 };
 
 use btlightning_proto::{ALPN_V0, ALPN_V1, close::CloseReason, handshake::Fingerprint};
-use lightning_quic::{
-    EndpointSettings, TransportSettings, new_endpoint, new_filtered_endpoint, tls,
-};
+use lightning_quic::{TransportOptions, new_endpoint, new_filtered_endpoint, tls};
 use quinn::Endpoint;
 
 pub(crate) use config::check_frame_limit;
@@ -199,6 +197,23 @@ impl LightningServer {
         );
     }
 
+    /// Chooses packet size, buffers, windows and congestion control of all connections.
+    ///
+    /// # Errors
+    ///
+    /// [`LightningError::Config`] names the option that is out of bounds, or says that the server
+    /// was started already.
+    pub fn set_transport(&mut self, options: TransportOptions) -> Result<()> {
+        if self.endpoint.is_some() {
+            return Err(LightningError::Config(
+                "transport options must be set before the server is started".into(),
+            ));
+        }
+        options.validate().map_err(config_error)?;
+        self.update_hooks(|hooks| hooks.transport = options);
+        Ok(())
+    }
+
     /// Binds the socket and makes a fresh certificate. Connections are accepted by
     /// [`serve_forever`](Self::serve_forever).
     ///
@@ -209,7 +224,8 @@ impl LightningServer {
         self.shared.set_runtime(tokio::runtime::Handle::current());
         let addr = self.resolve_host().await?;
         let config = &self.shared.config;
-        let mut transport = TransportSettings::default();
+        let options = self.shared.hooks().transport;
+        let mut transport = options.transport();
         transport.idle_timeout = Duration::from_secs(config.idle_timeout_secs);
         transport.keep_alive_interval = Some(Duration::from_secs(config.keep_alive_interval_secs));
         // Until a hotkey is authenticated; the handshake raises both.
@@ -224,7 +240,7 @@ impl LightningServer {
             transport.build().map_err(config_error)?,
         )
         .map_err(config_error)?;
-        let settings = EndpointSettings::default();
+        let settings = options.endpoint();
         let endpoint = if config.enforce_source_allowlist {
             let filter = Arc::new(accept::AllowedSources::new(&self.shared));
             new_filtered_endpoint(addr, &settings, Some(quic), filter)
@@ -478,11 +494,6 @@ impl fmt::Debug for LightningServer {
             .field("config", &self.shared.config)
             .finish_non_exhaustive()
     }
-}
-
-/// Returns what an authenticated peer may send before it is read.
-fn full_receive_window() -> u32 {
-    TransportSettings::default().receive_window
 }
 
 fn config_error(error: lightning_quic::QuicError) -> LightningError {

@@ -13,6 +13,7 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use btlightning_proto::{Version, close::CloseReason};
+use lightning_quic::TaskGroup;
 use quinn::Connection;
 use tokio::sync::Notify;
 
@@ -46,6 +47,8 @@ impl Caller {
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) connection: Connection,
+    /// The task of the connection, and of its lanes.
+    pub(crate) group: TaskGroup,
     pub(crate) version: Version,
     /// The hotkey that requests are attributed to: the last one authenticated.
     caller: ArcSwapOption<Caller>,
@@ -59,9 +62,10 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(connection: Connection, version: Version) -> Self {
+    pub(crate) fn new(connection: Connection, group: TaskGroup, version: Version) -> Self {
         Self {
             connection,
+            group,
             version,
             caller: ArcSwapOption::empty(),
             callers: Mutex::default(),

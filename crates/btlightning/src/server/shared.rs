@@ -13,6 +13,7 @@ use btlightning_proto::{
     nonce::NonceWindow,
     rate::AttemptLimiter,
 };
+use lightning_quic::TransportOptions;
 use tokio::{runtime::Handle, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -53,13 +54,14 @@ pub(crate) struct Shared {
     pub(crate) stopped: CancellationToken,
 }
 
-/// What the application plugs in; replaced as a whole, read at handshakes only.
+/// What the application plugs in or chooses; replaced as a whole, read at handshakes only.
 #[derive(Clone, Default)]
 pub(crate) struct Hooks {
     pub(crate) signer: Option<Arc<dyn Signer>>,
     pub(crate) permits: Option<Arc<dyn ValidatorPermitResolver>>,
     pub(crate) sources: Option<Arc<dyn SourceAddressResolver>>,
     pub(crate) observer: Option<Arc<dyn HandshakeObserver>>,
+    pub(crate) transport: TransportOptions,
 }
 
 /// A connected hotkey.

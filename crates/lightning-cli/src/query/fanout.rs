@@ -4,17 +4,13 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use anyhow::{Result, bail};
 use btlightning::{
-    CallError, CallOptions, LightningClient, LightningClientConfig, Phase, QuicAxonInfo,
-    Sr25519Signer,
+    CallError, LightningClient, LightningClientConfig, Many, ManyOptions, Phase, QuicAxonInfo,
+    Reply, Sr25519Signer, TransportOptions,
 };
 use bytes::Bytes;
 use lightning_keys::Keypair;
 use serde_json::Value;
-use tokio::{
-    sync::{OnceCell, mpsc},
-    task::JoinSet,
-    time::Instant,
-};
+use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 
 use super::Request;
 use crate::{axon::Axon, json};
@@ -22,9 +18,20 @@ use crate::{axon::Axon, json};
 /// Requests under way. Dropping it gives them up.
 #[derive(Debug)]
 pub(super) struct Fanout {
-    calls: JoinSet<()>,
-    events: mpsc::Receiver<Event>,
-    clients: Vec<Arc<LightningClient>>,
+    client: Arc<LightningClient>,
+    asked: Asked,
+}
+
+/// The two ways to ask.
+#[derive(Debug)]
+enum Asked {
+    /// For one answer each.
+    Answers(Many),
+    /// For streams, which are tasks of their own.
+    Streams {
+        calls: JoinSet<()>,
+        events: mpsc::Receiver<Event>,
+    },
 }
 
 /// Something that a miner has sent, or the end of waiting for it.
@@ -66,19 +73,11 @@ pub(super) struct Failure {
     pub(super) retry_safe: bool,
 }
 
-/// The hotkeys at one address.
-#[derive(Debug)]
-struct Host {
-    client: Arc<LightningClient>,
-    axons: Vec<QuicAxonInfo>,
-    connected: OnceCell<()>,
-}
-
-/// One request to one miner.
+/// One request for a stream from one miner.
 struct Call {
     index: usize,
     axon: QuicAxonInfo,
-    host: Arc<Host>,
+    client: Arc<LightningClient>,
     request: Arc<Request>,
     events: mpsc::Sender<Event>,
 }
@@ -89,16 +88,9 @@ impl Fanout {
         axons: &[Axon],
         request: Request,
         config: LightningClientConfig,
+        transport: TransportOptions,
         pair: &Keypair,
     ) -> Result<Self> {
-        let mut by_addr: HashMap<_, Vec<QuicAxonInfo>> = HashMap::new();
-        for axon in axons {
-            let hotkeys = by_addr.entry(axon.addr).or_default();
-            let info = axon.to_info();
-            if !hotkeys.contains(&info) {
-                hotkeys.push(info);
-            }
-        }
         let mut seen = HashMap::new();
         for axon in axons {
             if let Some(addr) = seen
@@ -112,46 +104,21 @@ impl Fanout {
                 );
             }
         }
-
-        // One socket is enough for all, but several hotkeys at one address have to be known to the
-        // client before the first of them is asked, and the client makes known only all it has.
-        let mut clients = vec![new_client(&config, pair).await?];
-        let mut hosts = HashMap::new();
-        for (addr, axons) in by_addr {
-            if axons.len() > 1 {
-                clients.insert(0, new_client(&config, pair).await?);
-            }
-            let index = if axons.len() > 1 {
-                0
-            } else {
-                clients.len() - 1
-            };
-            let host = Host {
-                client: clients[index].clone(),
-                axons,
-                connected: OnceCell::new(),
-            };
-            hosts.insert(addr, Arc::new(host));
-        }
-
-        let request = Arc::new(request);
-        let (sender, events) = mpsc::channel(EVENTS_AHEAD);
-        let mut calls = JoinSet::new();
-        for (index, axon) in axons.iter().enumerate() {
-            let call = Call {
-                index,
-                axon: axon.to_info(),
-                host: hosts[&axon.addr].clone(),
-                request: request.clone(),
-                events: sender.clone(),
-            };
-            calls.spawn(call.run());
-        }
-        Ok(Self {
-            calls,
-            events,
-            clients,
-        })
+        let mut client = LightningClient::with_config(pair.hotkey(), config)?;
+        client.set_signer(Box::new(Sr25519Signer::from_keypair(pair.clone())));
+        client.set_transport(transport)?;
+        client.create_endpoint().await?;
+        let client = Arc::new(client);
+        let infos: Vec<_> = axons.iter().map(|axon| axon.to_info()).collect();
+        let asked = if request.stream {
+            stream_from_all(&client, infos, request)
+        } else {
+            let options = ManyOptions::default()
+                .concurrency(axons.len())
+                .timeout(request.timeout);
+            Asked::Answers(client.query_many(infos, &request.synapse, &request.data, options))
+        };
+        Ok(Self { client, asked })
     }
 
     /// Returns the next event, or `None` when all calls have ended.
@@ -160,74 +127,74 @@ impl Fanout {
     ///
     /// Cancel safe.
     pub(super) async fn next(&mut self) -> Option<Event> {
-        self.events.recv().await
+        match &mut self.asked {
+            Asked::Answers(answers) => {
+                let answer = answers.next().await?;
+                Some(Event {
+                    index: answer.index,
+                    news: News::End(decoded(answer.result)),
+                })
+            }
+            Asked::Streams { events, .. } => events.recv().await,
+        }
     }
 
     /// Gives up what is under way and closes all connections.
-    pub(super) async fn stop(mut self) {
-        self.calls.shutdown().await;
-        let mut closing = JoinSet::new();
-        for client in self.clients {
-            closing.spawn(async move { client.close_all_connections().await });
+    pub(super) async fn stop(self) {
+        match self.asked {
+            Asked::Answers(answers) => drop(answers),
+            Asked::Streams { mut calls, .. } => calls.shutdown().await,
         }
-        closing.join_all().await;
+        if let Err(error) = self.client.close_all_connections().await {
+            tracing::warn!(%error, "cannot close the connections");
+        }
     }
 }
 
-impl Host {
-    /// Returns the client, with every hotkey of this address authenticated that can be.
-    async fn client(&self) -> &LightningClient {
-        if self.axons.len() > 1 {
-            self.connected
-                .get_or_init(async || {
-                    // Those that fail here say why when they are asked.
-                    if let Err(error) = self.client.update_miner_registry(self.axons.clone()).await
-                    {
-                        tracing::warn!(%error, "cannot connect");
-                    }
-                })
-                .await;
-        }
-        &self.client
+fn stream_from_all(
+    client: &Arc<LightningClient>,
+    axons: Vec<QuicAxonInfo>,
+    request: Request,
+) -> Asked {
+    let request = Arc::new(request);
+    let (sender, events) = mpsc::channel(EVENTS_AHEAD);
+    let mut calls = JoinSet::new();
+    for (index, axon) in axons.into_iter().enumerate() {
+        let call = Call {
+            index,
+            axon,
+            client: client.clone(),
+            request: request.clone(),
+            events: sender.clone(),
+        };
+        calls.spawn(call.run());
     }
+    Asked::Streams { calls, events }
+}
+
+fn decoded(result: std::result::Result<Reply, CallError>) -> std::result::Result<Answer, Failure> {
+    let reply = result?;
+    let data = json::from_payload(&reply.data).map_err(|e| Failure {
+        error: format!("cannot decode the answer: {e:#}"),
+        phase: Phase::Wait,
+        retry_safe: false,
+    })?;
+    Ok(Answer {
+        content: Content::Data(data),
+        latency: reply.latency,
+    })
 }
 
 impl Call {
     async fn run(self) {
-        let result = if self.request.stream {
-            self.stream().await
-        } else {
-            self.ask().await
-        };
+        let result = self.stream().await;
         self.tell(News::End(result)).await;
     }
 
-    async fn ask(&self) -> std::result::Result<Answer, Failure> {
-        let options = CallOptions::default().timeout(self.request.timeout);
-        let client = self.host.client().await;
-        let reply = client
-            .call_payload(
-                &self.axon,
-                &self.request.synapse,
-                &self.request.data,
-                options,
-            )
-            .await?;
-        let data = json::from_payload(&reply.data).map_err(|e| Failure {
-            error: format!("cannot decode the answer: {e:#}"),
-            phase: Phase::Wait,
-            retry_safe: false,
-        })?;
-        Ok(Answer {
-            content: Content::Data(data),
-            latency: reply.latency,
-        })
-    }
-
     async fn stream(&self) -> std::result::Result<Answer, Failure> {
-        let client = self.host.client().await;
         let started = Instant::now();
-        let mut stream = client
+        let mut stream = self
+            .client
             .open_stream(&self.axon, &self.request.synapse, &self.request.data)
             .await?;
         let (mut chunks, mut bytes) = (0, 0);
@@ -257,16 +224,6 @@ impl From<CallError> for Failure {
             retry_safe: error.is_retry_safe(),
         }
     }
-}
-
-async fn new_client(
-    config: &LightningClientConfig,
-    pair: &Keypair,
-) -> Result<Arc<LightningClient>> {
-    let mut client = LightningClient::with_config(pair.hotkey(), config.clone())?;
-    client.set_signer(Box::new(Sr25519Signer::from_keypair(pair.clone())));
-    client.create_endpoint().await?;
-    Ok(Arc::new(client))
 }
 
 /// Chunks that may wait to be printed; beyond, the miners are held back.

@@ -18,7 +18,9 @@ use clap::{Args, ValueEnum};
 use lightning_keys::Keypair;
 
 use self::{fanout::Fanout, report::Reporter};
-use crate::{Outcome, axon::Axon, json, keys::KeyArgs, signal::StopSignal};
+use crate::{
+    Outcome, axon::Axon, json, keys::KeyArgs, signal::StopSignal, transport::TransportArgs,
+};
 
 /// Whom to ask, what, and as whom.
 #[derive(Debug, Args)]
@@ -53,6 +55,8 @@ pub(crate) struct QueryArgs {
     /// Largest request or answer in bytes, 1 MiB to 4 GiB
     #[arg(long, value_name = "BYTES", default_value_t = btlightning::DEFAULT_MAX_FRAME_PAYLOAD)]
     max_frame_bytes: usize,
+    #[command(flatten, next_help_heading = "Transport")]
+    transport: TransportArgs,
     #[command(flatten, next_help_heading = "Hotkey (a new one unless given)")]
     key: KeyArgs,
 }
@@ -96,6 +100,7 @@ pub(crate) fn run(args: &QueryArgs, json: bool) -> Result<Outcome> {
         stream: args.stream,
         timeout: args.timeout,
     };
+    let transport = args.transport.options();
     let config = LightningClientConfig::builder()
         .connect_timeout(args.connect_timeout)
         .stream_chunk_timeout(args.timeout)
@@ -117,7 +122,7 @@ pub(crate) fn run(args: &QueryArgs, json: bool) -> Result<Outcome> {
     crate::runtime()?.block_on(async {
         let mut stop = StopSignal::listen().context("cannot listen for signals")?;
         let mut reporter = Reporter::new(format, &args.axons);
-        let mut fanout = Fanout::start(&args.axons, request, config, &pair).await?;
+        let mut fanout = Fanout::start(&args.axons, request, config, transport, &pair).await?;
         let outcome = tokio::select! {
             outcome = reporter.run(&mut fanout) => outcome,
             () = stop.wait() => Ok(Outcome::Interrupted),

@@ -25,7 +25,7 @@ use self::{
     command::{AnswerCommand, Shell, StreamCommand},
     echo::Echo,
 };
-use crate::{Outcome, keys::KeyArgs, output, signal::StopSignal};
+use crate::{Outcome, keys::KeyArgs, output, signal::StopSignal, transport::TransportArgs};
 
 /// Where to listen, as whom, and what to answer.
 #[derive(Debug, Args)]
@@ -42,6 +42,8 @@ pub(crate) struct ServeArgs {
     callers: CallerArgs,
     #[command(flatten, next_help_heading = "Limits")]
     limits: LimitArgs,
+    #[command(flatten, next_help_heading = "Transport")]
+    transport: TransportArgs,
 }
 
 #[derive(Debug, Args)]
@@ -142,6 +144,7 @@ pub(crate) fn run(args: &ServeArgs, json: bool) -> Result<Outcome> {
         args.config()?,
     )?;
     server.set_miner_signer(Box::new(Sr25519Signer::from_keypair(pair)));
+    server.set_transport(args.transport.options())?;
     args.callers.install(&mut server)?;
     args.handlers.install(
         &server,

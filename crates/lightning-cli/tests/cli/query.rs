@@ -47,6 +47,28 @@ fn data_comes_from_argument_file_and_stdin() {
 }
 
 #[test]
+fn the_transport_can_be_chosen() {
+    let transport = ["--congestion", "bbr", "--no-gso", "--max-packet", "1350"];
+    let miner = Miner::start(&transport);
+    let axon = miner.axon();
+    let text = "x".repeat(200_000);
+    let data = json!({ "text": text }).to_string();
+    let query = [
+        "query",
+        "--json",
+        "--axon",
+        &axon,
+        "--synapse",
+        "echo",
+        "--data",
+        "-",
+    ];
+    let args: Vec<_> = query.into_iter().chain(transport).collect();
+    let answer = run_with_stdin(&args, &data).expect_code(0).json();
+    assert_eq!(answer["data"]["text"], text);
+}
+
+#[test]
 fn the_shortest_line_prints_a_table() {
     let miner = Miner::start(&[]);
     let folder = tempfile::tempdir().unwrap();

@@ -47,6 +47,11 @@ fn of_query() {
         &["--max-frame-bytes", "10"],
         &["max_frame_payload_bytes (10)", "1048576"],
     );
+    query(
+        &["--max-packet", "1199"],
+        &["max_udp_payload", "1200 to 6500"],
+    );
+    query(&["--congestion", "reno"], &["reno", "cubic", "bbr"]);
     query(&["--output", "raw"], &["--output raw needs --stream"]);
     query(&["--output", "xml"], &["xml", "table"]);
     query(
@@ -134,6 +139,10 @@ fn of_serve() {
     serve(
         &["--generate", "--echo", "a", "--command", "a=cat"],
         &["\"a\" has two handlers"],
+    );
+    serve(
+        &["--generate", "--max-packet", "6501"],
+        &["max_udp_payload", "1200 to 6500"],
     );
     serve(&["--generate", "--allow", "x"], &["--allow", "address"]);
     serve(
