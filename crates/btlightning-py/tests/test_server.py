@@ -110,8 +110,8 @@ class TestFunctions:
         server = make_server()
         server.register_synapse_handler("count", handler)
         with serving(server) as axon, connected(axon) as client:
-            counts = [client.query(axon, "count")["data"]["count"] for _ in range(20)]
-        # One request at a time, so that at most a few threads have taken part.
+            # More than there can be threads, so that one of them has served twice.
+            counts = [client.query(axon, "count")["data"]["count"] for _ in range(600)]
         assert max(counts) > 1
 
     @pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt])

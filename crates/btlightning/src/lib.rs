@@ -55,7 +55,7 @@
 //!
 //! # Features
 //!
-//! - `btwallet`: hotkey files of the Bittensor wallet folder ([`BtWalletSigner`]).
+//! - `btwallet`: hotkey files of the Bittensor wallet folder (`BtWalletSigner`).
 
 pub mod client;
 pub mod error;
