@@ -12,6 +12,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::{
     error::QuicError,
     filter::{FilteredSocket, SourceFilter},
+    receive::TightSocket,
     runtime::GroupRuntime,
     transport::MAX_PACKET_BYTES,
 };
@@ -23,8 +24,8 @@ pub struct EndpointSettings {
     /// Kernel receive and send buffer to ask for, in bytes. Default: 1 MiB. The usual 208 KiB
     /// drop large packets that arrive in bursts; 4 MiB measured slower than 1 MiB.
     pub socket_buffer_bytes: usize,
-    /// Largest UDP payload to announce as receivable, in bytes. Default: 6500. quinn reserves
-    /// 2,048 times this as its receive buffer (13 MB).
+    /// Largest UDP payload to announce as receivable, in bytes. Default: 6500. Its receive
+    /// buffer takes 32 times 64 KiB whatever this is.
     pub max_packet_bytes: u16,
 }
 
@@ -106,6 +107,7 @@ fn start(
     let mut socket = runtime
         .wrap_udp_socket(socket)
         .map_err(QuicError::Endpoint)?;
+    socket = Arc::new(TightSocket::new(socket, settings.max_packet_bytes));
     if let Some(filter) = filter {
         socket = Arc::new(FilteredSocket::new(socket, filter));
     }

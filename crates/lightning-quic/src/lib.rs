@@ -38,6 +38,7 @@ pub mod filter;
 pub mod group;
 pub mod options;
 pub mod reassembly;
+mod receive;
 mod runtime;
 pub mod tls;
 pub mod transport;
