@@ -2,10 +2,10 @@
 //!
 //! Rivals run in turn, round by round within one run, so that what disturbs one disturbs all;
 //! medians over the rounds are compared. `docs/benchmarks.md` says how to run it and what the
-//! figures mean. Only Rust interfaces are measured.
+//! figures mean.
 //!
 //! - [`rivals`]: servers and clients; [`measure`]: one measurement; [`rpc`]: throughput and
-//!   latency; [`setup`], [`wire`], [`point`], [`fanout`], [`idle`]: the other sections;
+//!   latency; [`setup`], [`wire`], [`point`], [`fanout`], [`idle`], [`python`]: the other sections;
 //! - [`report`], [`failures`], [`plots`], [`chart`], [`targets`], [`machine`]: what is made of the figures;
 //! - [`process`]: this program starts itself again where a process of its own is needed; [`veth`]:
 //!   and a path of its own.
@@ -19,6 +19,7 @@ mod measure;
 mod plots;
 mod point;
 mod process;
+mod python;
 mod report;
 mod rivals;
 mod rpc;
@@ -145,6 +146,8 @@ enum Section {
     Idle,
     /// How throughput and memory grow.
     Growth,
+    /// Throughput and latency of the Python packages.
+    Python,
 }
 
 /// How to measure.
@@ -210,6 +213,7 @@ pub(crate) struct Results {
     fanout: Vec<fanout::FanoutRow>,
     idle: Vec<idle::IdleRow>,
     growth: Vec<point::Series>,
+    python: Vec<python::PythonRow>,
     targets: Vec<targets::Target>,
     /// Sections that could not be measured at all, and why.
     sections_failed: Vec<(String, String)>,
@@ -230,6 +234,7 @@ impl Results {
             fanout: Vec::new(),
             idle: Vec::new(),
             growth: Vec::new(),
+            python: Vec::new(),
             targets: Vec::new(),
             sections_failed: Vec::new(),
         }
@@ -295,6 +300,12 @@ async fn run(options: Options) -> Result<()> {
     }
     if wanted(Section::Growth) {
         results.growth = results.keep("growth", point::run_growth(&plan).await);
+    }
+    if wanted(Section::Python) {
+        results.python = python::run(&plan).await;
+        results
+            .sections_failed
+            .extend(python::failures(&results.python));
     }
     results.targets = targets::check(&results);
 

@@ -8,6 +8,7 @@ use crate::{
     idle::IdleRow,
     measure::{Outcome, Sample},
     point::PointRow,
+    python,
     rivals::Rival,
     rpc::{Cell, Row},
     setup::{SetupRow, Times},
@@ -54,6 +55,7 @@ pub(crate) fn markdown(results: &Results) -> String {
         );
         text += &points(&series.rows);
     }
+    text += &python::tables(&results.python);
     put(&mut text, format_args!("\n### Targets\n"));
     text += &targets::table(&results.targets);
     text += &failures::list(results);
@@ -319,7 +321,8 @@ fn with_ratio(value: Option<f64>, by: Option<f64>, show: impl Fn(f64) -> String)
     }
 }
 
-fn head(first: &str, columns: impl IntoIterator<Item = String>) -> String {
+/// The first lines of a table.
+pub(crate) fn head(first: &str, columns: impl IntoIterator<Item = String>) -> String {
     let columns: Vec<String> = columns.into_iter().collect();
     format!(
         "| {first} | {} |\n|---|{}\n",
@@ -328,7 +331,8 @@ fn head(first: &str, columns: impl IntoIterator<Item = String>) -> String {
     )
 }
 
-fn line(first: &str, cells: impl IntoIterator<Item = String>) -> String {
+/// A line of a table.
+pub(crate) fn line(first: &str, cells: impl IntoIterator<Item = String>) -> String {
     let cells: Vec<String> = cells.into_iter().collect();
     format!("| {first} | {} |\n", cells.join(" | "))
 }

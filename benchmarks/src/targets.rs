@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::{
     Results,
     measure::Sample,
+    python::{self, Program, PythonRow},
     report::size,
     rivals::{Handler, Rival},
     rpc::{Cell, Row, Topology},
@@ -166,6 +167,59 @@ pub(crate) fn check(results: &Results) -> Vec<Target> {
             ratio(&results.narrow, cell, OursQuery, Published, rate),
         );
     }
+    for (what, wanted, measured) in of_python(&results.python) {
+        add(what, wanted, measured);
+    }
+    targets
+}
+
+/// What the Python package set itself.
+fn of_python(rows: &[PythonRow]) -> Vec<(String, Bound, Option<f64>)> {
+    use Program::{Bittensor, OursAsyncio, OursThreads, Published};
+    let rate = |program, in_flight, payload| {
+        python::find(rows, program, in_flight, payload).map(|sample| sample.per_second)
+    };
+    let p50 =
+        |program, payload| python::find(rows, program, 1, payload).map(|sample| sample.p50_us);
+    let mut targets = Vec::new();
+    for (payload, bound) in PAYLOADS.into_iter().zip([3.0, 3.0, 3.0, 2.5, 2.5]) {
+        targets.push((
+            format!(
+                "Python, throughput, {}, 32 threads, beside published",
+                size(payload)
+            ),
+            Bound::AtLeast(bound),
+            divide(rate(OursThreads, 32, payload), rate(Published, 32, payload)),
+        ));
+    }
+    for payload in PAYLOADS {
+        targets.push((
+            format!(
+                "Python, latency p50, {}, 1 thread, beside published",
+                size(payload)
+            ),
+            Bound::AtMost(0.6),
+            divide(p50(OursThreads, payload), p50(Published, payload)),
+        ));
+    }
+    for payload in &PAYLOADS[..3] {
+        targets.push((
+            format!(
+                "Python, throughput, {}, asyncio with 256 in flight, beside 32 threads",
+                size(*payload)
+            ),
+            Bound::AtLeast(1.0),
+            divide(
+                rate(OursAsyncio, 256, *payload),
+                rate(OursThreads, 32, *payload),
+            ),
+        ));
+    }
+    targets.push((
+        "Python, throughput, 1 KiB, 32 in flight, beside bittensor 10.5".into(),
+        Bound::AtLeast(200.0),
+        divide(rate(OursThreads, 32, 1024), rate(Bittensor, 32, 1024)),
+    ));
     targets
 }
 
@@ -246,7 +300,7 @@ mod tests {
     #[test]
     fn nothing_measured_is_neither_met_nor_missed() {
         let targets = check(&Results::empty(1, 1.0));
-        assert_eq!(targets.len(), 37);
+        assert_eq!(targets.len(), 51);
         assert!(targets.iter().all(|target| target.met.is_none()));
         assert!(table(&targets).contains("not measured"));
     }

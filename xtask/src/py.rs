@@ -3,6 +3,7 @@
 //! Everything is kept in `target/py`: what pip fetched, so that only the first run needs the
 //! network, the wheel, and the virtual environments.
 
+mod bench;
 mod bittensor;
 mod environment;
 mod interpreter;
@@ -16,8 +17,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
+pub(crate) use self::bench::interpreters;
 use self::environment::{Environment, Tools};
 use self::interpreter::{Build, Interpreter};
+use self::published::Purpose;
 use crate::cargo::root;
 use crate::process::{run, run_within};
 use crate::report::Report;
@@ -100,7 +103,7 @@ pub(crate) fn py(report: &mut Report, options: &Options) -> Result<()> {
 
     let mut tests = pytest(&environment, &folder);
     report.step("py others", || {
-        let published = published::prepare(&folder, &tools)?;
+        let published = published::prepare(&folder, &tools, Purpose::Tests)?;
         tests.env("LIGHTNING_PUBLISHED_PYTHON", published.program("python"));
         let bittensor = bittensor::prepare(&folder, &tools, &made)?;
         tests.env("LIGHTNING_BITTENSOR_PYTHON", bittensor.program("python"));
@@ -151,14 +154,15 @@ fn only_wheel(folder: &Path) -> Result<PathBuf> {
     Ok(wheels.remove(0))
 }
 
-/// Rules, formatting and types of the Python sources; rules and formatting of the tests.
+/// Rules, formatting and types of the Python sources; rules and formatting of tests and benchmarks.
 fn lint(environment: &Environment, folder: &Path) -> Result<()> {
     let package = root().join(PACKAGE);
     for subcommand in [["check"].as_slice(), &["format", "--check"]] {
         let mut command = environment.command("ruff");
         command.current_dir(&package).args(subcommand);
         command.arg("--cache-dir").arg(folder.join("cache/ruff"));
-        run(command.args(["python", "tests"]))?;
+        command.args(["python", "tests"]);
+        run(command.arg(root().join(BENCHMARKS)))?;
     }
     let mut command = environment.command("mypy");
     command.current_dir(&package).args(["--strict"]);
@@ -190,6 +194,7 @@ fn pytest(environment: &Environment, folder: &Path) -> Command {
 }
 
 const PACKAGE: &str = "crates/btlightning-py";
+const BENCHMARKS: &str = "benchmarks/python";
 /// Compiles fastest; keys and hashes are optimised in it.
 const DEFAULT_PROFILE: &str = "dev";
 /// For all tests; each has a limit of its own.

@@ -11,18 +11,54 @@ use super::environment::{Environment, Stamp, Tools};
 use super::only_wheel;
 use crate::process::run;
 
-/// Installs the wheel that `LIGHTNING_PUBLISHED_WHEEL` names, or else one that is built from the
-/// published sources; does nothing where that was done before.
-pub(super) fn prepare(folder: &Path, tools: &Tools) -> Result<Environment> {
-    let wheel = match env::var_os(VARIABLE) {
+/// How the published package is built, and where it is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Not optimised, which would take twice the time.
+    Tests,
+    /// Optimised, as users get it.
+    Benchmarks,
+}
+
+impl Purpose {
+    /// Names a wheel that was built elsewhere.
+    fn variable(self) -> &'static str {
+        match self {
+            Self::Tests => "LIGHTNING_PUBLISHED_WHEEL",
+            Self::Benchmarks => "LIGHTNING_PUBLISHED_RELEASE_WHEEL",
+        }
+    }
+
+    fn profile(self) -> &'static str {
+        match self {
+            Self::Tests => "dev",
+            Self::Benchmarks => "release",
+        }
+    }
+
+    /// The folders of the wheel and of the environment.
+    fn folders(self) -> [&'static str; 2] {
+        match self {
+            Self::Tests => ["published", "published-venv"],
+            Self::Benchmarks => ["published-release", "published-release-venv"],
+        }
+    }
+}
+
+/// Installs the wheel that the variable names, or else one that is built from the published
+/// sources; does nothing where that was done before.
+pub(super) fn prepare(folder: &Path, tools: &Tools, purpose: Purpose) -> Result<Environment> {
+    let [wheels, environment] = purpose.folders();
+    let variable = purpose.variable();
+    let wheel = match env::var_os(variable) {
         Some(path) => {
             let path = PathBuf::from(path);
-            ensure!(path.is_file(), "{VARIABLE} names {}", path.display());
+            ensure!(path.is_file(), "{variable} names {}", path.display());
             path
         }
-        None => build(&folder.join("published"), tools)?,
+        None => build(&folder.join(wheels), tools, purpose)?,
     };
-    let environment = Environment::at(folder.join("published-venv"));
+    let environment = Environment::at(folder.join(environment));
     let installed = wheel.display().to_string();
     let stamp = Stamp::new(environment.folder(), &tools.interpreter, &installed);
     if !stamp.is_there() {
@@ -34,7 +70,7 @@ pub(super) fn prepare(folder: &Path, tools: &Tools) -> Result<Environment> {
 }
 
 /// Builds the wheel, once: there is none to fetch that speaks today's protocol.
-fn build(folder: &Path, tools: &Tools) -> Result<PathBuf> {
+fn build(folder: &Path, tools: &Tools, purpose: Purpose) -> Result<PathBuf> {
     let stamp = Stamp::new(folder, &tools.interpreter, REQUIREMENT);
     if stamp.is_there() {
         return only_wheel(folder);
@@ -49,8 +85,8 @@ fn build(folder: &Path, tools: &Tools) -> Result<PathBuf> {
     command.args(["--no-binary", ":all:", "--no-cache-dir", "--wheel-dir"]);
     command.arg(folder).arg(REQUIREMENT);
     command.env("CARGO_TARGET_DIR", &target);
-    // Optimised it would take twice the time.
-    command.env("MATURIN_PEP517_ARGS", "--profile dev");
+    let profile = format!("--profile {}", purpose.profile());
+    command.env("MATURIN_PEP517_ARGS", profile);
     command.env("CARGO_PROFILE_DEV_DEBUG", "false");
     if has_openssl() {
         command.env("OPENSSL_NO_VENDOR", "1");
@@ -58,7 +94,8 @@ fn build(folder: &Path, tools: &Tools) -> Result<PathBuf> {
     run(&mut command).with_context(|| {
         format!(
             "{REQUIREMENT} is fetched and built once, which needs the network, and perl and make \
-             where OpenSSL is not installed; {VARIABLE} can name a wheel that was built elsewhere"
+             where OpenSSL is not installed; {} can name a wheel that was built elsewhere",
+            purpose.variable()
         )
     })?;
     fs::remove_dir_all(target)?;
@@ -74,4 +111,3 @@ fn has_openssl() -> bool {
 }
 
 const REQUIREMENT: &str = "btlightning==0.2.15";
-const VARIABLE: &str = "LIGHTNING_PUBLISHED_WHEEL";
