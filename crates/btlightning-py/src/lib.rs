@@ -1,11 +1,11 @@
 //! The compiled half of the Python package `btlightning`.
 //!
-//! - [`client`], [`server`]: the classes.
-//! - [`values`]: Python values to MessagePack and back, with no tree in between.
-//! - [`bridge`]: results and requests into an asyncio loop, in batches.
-//! - [`runtime`]: the I/O threads, and waiting for them without the GIL.
-//! - [`keys`]: the address of a seed.
-//! - [`errors`]: the tree of exceptions.
+//! - `client`, `server`: the classes.
+//! - `values`: Python values to MessagePack and back, with no tree in between.
+//! - `bridge`: results and requests into an asyncio loop, in batches.
+//! - `runtime`: the I/O threads, and waiting for them without the GIL.
+//! - `keys`: the address of a seed.
+//! - `errors`: the tree of exceptions.
 
 mod bridge;
 mod client;

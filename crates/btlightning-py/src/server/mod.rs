@@ -23,7 +23,9 @@ use std::{
     time::Duration,
 };
 
-use btlightning::{BtWalletSigner, LightningError, LightningServerConfig};
+use btlightning::{
+    BtWalletSigner, LightningError, LightningServerConfig, server::wrap_handler_threads,
+};
 use pyo3::{prelude::*, types::PyDict};
 
 use crate::{
@@ -318,6 +320,13 @@ fn none(py: Python<'_>, result: btlightning::Result<()>) -> PyResult<Py<PyAny>> 
 }
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    // A thread that has the GIL answers all requests that wait, and only one more waits for it.
+    wrap_handler_threads(|work| {
+        if thread::attach(|_py| work()).is_none() {
+            // Without an interpreter, handlers have their own answer.
+            work();
+        }
+    });
     module.add_class::<Server>()?;
     module.add_class::<Context>()
 }

@@ -45,6 +45,7 @@ pub use handler::{
 pub use policy::{
     HandshakeObserver, SourceAddressResolver, SourceAllowlist, ValidatorPermitResolver,
 };
+pub use pool::wrap_handler_threads;
 pub use stats::{CallerStats, ServerStats};
 pub use stream::{ChunkSink, ChunkStream};
 

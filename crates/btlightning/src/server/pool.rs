@@ -38,6 +38,25 @@ pub(super) fn spawn<T: Send + 'static>(
     receiver
 }
 
+/// Has the threads for blocking handlers work within `wrapper`: it is called when a thread has been
+/// woken, and has to call its argument once, which runs the handlers that wait.
+///
+/// For the process, and for handlers that need something which is costly to get: a lock of an
+/// interpreter is then taken once for several handlers, and while one thread waits for it, no other
+/// is woken. Only the first call counts.
+pub fn wrap_handler_threads(wrapper: fn(&mut dyn FnMut())) {
+    let _ = WRAPPER.set(wrapper);
+}
+
+static WRAPPER: OnceLock<fn(&mut dyn FnMut())> = OnceLock::new();
+
+fn around(work: &mut dyn FnMut()) {
+    match WRAPPER.get() {
+        Some(wrapper) => wrapper(work),
+        None => work(),
+    }
+}
+
 type Job = Box<dyn FnOnce() + Send>;
 
 #[derive(Default)]
@@ -94,33 +113,49 @@ impl Pool {
     }
 
     fn work(&'static self) {
-        let mut state = self.lock();
-        // Started for the job at hand.
-        state.waking = false;
         loop {
-            while let Some(job) = state.queue.pop_front() {
-                self.wake_one(&mut state);
-                drop(state);
-                // Handlers are caught where they are called; this is for our own code.
-                if std::panic::catch_unwind(AssertUnwindSafe(job)).is_err() {
-                    tracing::error!("a job for a blocking handler panicked");
-                }
-                state = self.lock();
-            }
-            state.idle += 1;
-            let timeout;
-            (state, timeout) = self
-                .work
-                .wait_timeout(state, KEEP_ALIVE)
-                .unwrap_or_else(PoisonError::into_inner);
-            state.idle -= 1;
-            // Whether or not there is work left: the wake-up has arrived.
-            state.waking = false;
-            if timeout.timed_out() && state.queue.is_empty() {
-                state.threads -= 1;
+            around(&mut || self.drain());
+            if !self.wait() {
                 return;
             }
         }
+    }
+
+    /// Works the queue off.
+    fn drain(&'static self) {
+        let mut state = self.lock();
+        // The thread that was woken or started is here.
+        state.waking = false;
+        while let Some(job) = state.queue.pop_front() {
+            self.wake_one(&mut state);
+            drop(state);
+            // Handlers are caught where they are called; this is for our own code.
+            if std::panic::catch_unwind(AssertUnwindSafe(job)).is_err() {
+                tracing::error!("a job for a blocking handler panicked");
+            }
+            state = self.lock();
+        }
+    }
+
+    /// Waits until woken; false when there was nothing to do for so long that the thread shall end.
+    fn wait(&self) -> bool {
+        let mut state = self.lock();
+        if !state.queue.is_empty() {
+            state.waking = true;
+            return true;
+        }
+        state.idle += 1;
+        let (mut state, timeout) = self
+            .work
+            .wait_timeout(state, KEEP_ALIVE)
+            .unwrap_or_else(PoisonError::into_inner);
+        state.idle -= 1;
+        let ends = timeout.timed_out() && state.queue.is_empty();
+        // Nobody needs to be woken while this thread is on its way to the queue; and if it ends,
+        // a wake-up that was meant for it must not be waited for.
+        state.waking = !ends;
+        state.threads -= usize::from(ends);
+        !ends
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
