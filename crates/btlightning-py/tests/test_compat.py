@@ -15,9 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from btlightning import Lightning
 from keys import MINER, STRANGER, VALIDATOR, Key
+from native import make_server, serving
 
 TESTS = Path(__file__).parent
 KEPT = TESTS.parents[2] / "target/py/published-venv/bin/python"
@@ -117,6 +120,38 @@ def axon_at(port: int, key: Key = MINER) -> dict[str, Any]:
 
 def request_of(synapse_type: str, **data: Any) -> dict[str, Any]:
     return {"synapse_type": synapse_type, "data": data}
+
+
+@pytest.mark.parametrize("way", ["query", "query_many"])
+def test_a_published_miner_gets_arrays_as_bytes(way: str) -> None:
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    miner = Process("published")
+    try:
+        axon = axon_at(miner.serve(MINER.hotkey, MINER.seed))
+        with Lightning(seed=VALIDATOR.seed) as client:
+            client.connect([axon])
+            if way == "query":
+                answer = client.query(axon, "echo", {"weights": array})
+            else:
+                [(_, answer)] = client.query_many([axon], "echo", {"weights": array})
+        assert answer.data == {"weights": array.tobytes()}
+    finally:
+        miner.end()
+
+
+def test_a_published_validator_gets_arrays_as_bytes() -> None:
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    server = make_server()
+    server.register_synapse_handler("weights", lambda data: {"weights": array})
+    validator = Process("published")
+    try:
+        with serving(server) as axon:
+            validator.make_client(VALIDATOR.hotkey, VALIDATOR.seed)
+            validator.connect([axon])
+            answer = validator.query(axon, request_of("weights"))
+        assert answer["data"] == {"weights": array.tobytes()}
+    finally:
+        validator.end()
 
 
 VALUES: dict[str, Any] = {
