@@ -10,10 +10,7 @@ use quinn::{Endpoint, EndpointConfig, Runtime, ServerConfig};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::{
-    error::QuicError,
-    filter::{FilteredSocket, SourceFilter},
-    receive::TightSocket,
-    runtime::GroupRuntime,
+    error::QuicError, filter::SourceFilter, runtime::GroupRuntime, socket::EndpointSocket,
     transport::MAX_PACKET_BYTES,
 };
 
@@ -104,13 +101,14 @@ fn start(
     let socket = bind(addr, settings)?;
     let config = settings.config()?;
     let runtime = Arc::new(GroupRuntime);
-    let mut socket = runtime
+    let socket = runtime
         .wrap_udp_socket(socket)
         .map_err(QuicError::Endpoint)?;
-    socket = Arc::new(TightSocket::new(socket, settings.max_packet_bytes));
-    if let Some(filter) = filter {
-        socket = Arc::new(FilteredSocket::new(socket, filter));
-    }
+    let socket = Arc::new(EndpointSocket::new(
+        socket,
+        settings.max_packet_bytes,
+        filter,
+    ));
     Endpoint::new_with_abstract_socket(config, server, socket, runtime).map_err(QuicError::Endpoint)
 }
 

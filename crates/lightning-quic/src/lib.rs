@@ -38,8 +38,8 @@ pub mod filter;
 pub mod group;
 pub mod options;
 pub mod reassembly;
-mod receive;
 mod runtime;
+mod socket;
 pub mod tls;
 pub mod transport;
 
